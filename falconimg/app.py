@@ -1,0 +1,113 @@
+"""The WSGI application: `create_app` wires settings, store, pipeline, routes and errors, and does nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from typing import Any
+
+import falcon
+import structlog
+
+from falconimg import log
+from falconimg.errors import Problem, RequestProblem, SettingsProblem, WrongHost
+from falconimg.openapi import PROBLEM
+from falconimg.pipeline import Pipeline
+from falconimg.resources import ROUTES
+from falconimg.settings import Settings, codec_pixel_limit
+from falconimg.stores import Store
+from falconimg.stores.files import Files
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Application(falcon.App):  # type: ignore[type-arg]
+    """The application, with the pipeline for those who have to stop it or to sweep its store."""
+
+    pipeline: Pipeline
+
+
+class RequestId:
+    """Every request has an id: the client's if it is well-formed, else a new one; answered, and on each log line."""
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Take or make it."""
+        given = req.get_header("X-Request-ID") or ""
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        req.context.request_id = request_id
+        resp.set_header("X-Request-ID", request_id)
+        resp.set_header("X-Content-Type-Options", "nosniff")
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+
+class Hosts:
+    """Where only this machine can reach the server, a page of elsewhere must not either (DNS rebinding)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.names = {*LOOPBACK, *settings.hosts, settings.bind.rpartition(":")[0].lower()}
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        """Refuse a Host header that is not ours."""
+        host = req.get_header("Host")
+        if host is not None and re.sub(r":[0-9]*\Z", "", host.lower()) not in self.names:
+            raise WrongHost(f"expected localhost or a name of FALCONIMG_HOSTS, came {host[:100]!a}")
+
+
+def create_app(settings: Settings | None = None, store: Store | None = None) -> Application:
+    """The application of these settings (default: the environment's), on this store (default: files below the roots).
+
+    Raises:
+        SettingsProblem: a setting is wrong
+    """
+    settings = settings or Settings.from_environ()
+    if settings.max_pixels > codec_pixel_limit():
+        raise SettingsProblem(
+            f"FALCONIMG_MAX_PIXELS: expected at most OPENCV_IO_MAX_IMAGE_PIXELS, {codec_pixel_limit()}, which is read "
+            f"when falconimg is imported, came {settings.max_pixels}"
+        )
+    log.configure(settings)
+    pipeline = Pipeline(settings, store or Files(*settings.roots, fsync=settings.fsync))
+    middleware: list[Any] = [RequestId(), *([Hosts(settings)] if settings.listens_on_loopback else [])]
+    app = Application(middleware=middleware)
+    app.pipeline = pipeline
+    for path, resource in ROUTES.items():
+        app.add_route(path, resource(settings, pipeline))
+    app.add_error_handler(Exception, _unforeseen)
+    app.add_error_handler(falcon.HTTPError, _http)
+    app.add_error_handler(Problem, _problem)
+    return app
+
+
+def _answer(req: falcon.Request, resp: falcon.Response, status: int, **problem: Any) -> None:
+    """An answer as RFC 9457 says."""
+    resp.status = falcon.code_to_http_status(status)
+    resp.content_type = PROBLEM
+    resp.text = json.dumps({**problem, "status": status, "request_id": req.context.request_id})
+    resp.set_header("Cache-Control", "no-store")
+
+
+def _problem(req: falcon.Request, resp: falcon.Response, problem: Problem, _params: dict[str, Any]) -> None:
+    more: dict[str, Any] = {}
+    if isinstance(problem, RequestProblem) and problem.places:
+        more["errors"] = [place._asdict() for place in problem.places]
+    if problem.status == 503:
+        resp.set_header("Retry-After", "5")
+    _answer(req, resp, problem.status, type=problem.type, title=problem.title, detail=problem.detail, **more)
+
+
+def _http(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _params: dict[str, Any]) -> None:
+    """Falcon's own refusals: no such route, no such method."""
+    for name, value in (error.headers or {}).items() if isinstance(error.headers, dict) else error.headers or ():
+        resp.set_header(name, value)
+    status = falcon.http_status_to_code(error.status)
+    title = error.status.partition(" ")[2] if isinstance(error.status, str) else error.title
+    _answer(req, resp, status, type="about:blank", title=title, detail=error.description or f"{req.method} {req.path[:100]}")
+
+
+def _unforeseen(req: falcon.Request, resp: falcon.Response, _error: Exception, _params: dict[str, Any]) -> None:
+    log.logger.exception("unforeseen", method=req.method, path=req.path)
+    detail = "the server's log has it under this request_id"
+    _answer(req, resp, Problem.status, type=Problem.type, title=Problem.title, detail=detail)

@@ -1,0 +1,79 @@
+"""The file formats: FORMATS at the foot is the table, the functions are what the rest of falconimg calls."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from falconimg.errors import Damaged, OutOfMemory, Unsupported
+from falconimg.formats.base import NO_METADATA, Encoded, Format, Header, Metadata, Options, Pixels
+from falconimg.formats.jpeg import Jpeg
+from falconimg.formats.pixels import oriented
+from falconimg.formats.png import Png
+
+__all__ = [
+    "FORMATS", "Encoded", "Format", "Header", "Metadata", "Options", "Pixels",
+    "by_extension", "by_name", "decode", "encode", "notes", "probe",
+]  # fmt: skip
+
+
+def probe(data: bytes) -> Header:
+    """What the file's header says, by its content and never by a name.
+
+    Raises:
+        Unsupported: no format of the table, or a kind of one that is not read
+        Damaged: truncated or corrupt, so far as the header shows
+    """
+    if not data:
+        raise Damaged("the file is empty")
+    for form in FORMATS.values():
+        if form.sniff(data[:32]):
+            return form.probe(data)
+    raise Unsupported("the content is of no format that is read: " + ", ".join(FORMATS))
+
+
+def decode(data: bytes, header: Header) -> Pixels:
+    """The whole picture as seen: (height, width, channels) of header.size, C-contiguous, orientation applied.
+
+    Raises:
+        Damaged: truncated or corrupt
+        Unsupported: a kind that is not read
+        TooLarge: more pixels than the codecs were told to decode
+        OutOfMemory: no memory for it
+    """
+    try:
+        return oriented(FORMATS[header.format].decode(data, header), header.orientation)
+    except MemoryError:
+        raise OutOfMemory(f"no memory to decode {header.width}x{header.height} pixels") from None
+
+
+def notes(header: Header) -> tuple[str, ...]:
+    """What the decoded picture will not have of the file, a sentence each."""
+    return FORMATS[header.format].notes(header)
+
+
+def encode(form: Format | str, pixels: Pixels, options: Options, metadata: Metadata = NO_METADATA) -> Encoded:
+    """A complete file of the pixels, (h, w, c) of uint8 or uint16, with the metadata; losses are notes.
+
+    Raises:
+        Unencodable: the format cannot hold the picture
+        OutOfMemory: no memory for it
+    """
+    form = by_name(form) if isinstance(form, str) else form
+    try:
+        return form.encode(pixels, options, metadata)
+    except MemoryError:
+        raise OutOfMemory(f"no memory to encode {pixels.shape[1]}x{pixels.shape[0]} pixels") from None
+
+
+def by_name(name: str) -> Format:
+    """The format of this name in the table; KeyError for another."""
+    return FORMATS[name]
+
+
+def by_extension(path: str) -> Format | None:
+    """The format that a path's extension, in any case, asks for; None for one that is not written."""
+    suffix = PurePath(path).suffix.lower()
+    return next((form for form in FORMATS.values() if suffix in form.extensions), None)
+
+
+FORMATS: dict[str, Format] = {form.name: form for form in (Jpeg(), Png())}

@@ -1,0 +1,111 @@
+"""ICC profiles: whether one fits a picture, and the conversion to sRGB if a colour library is installed.
+
+Source: ICC.1:2022, 7.2 (the header: colour space at 16, "acsp" at 36), 7.3 (the tag table), 10.13 and 10.15
+(the description's text).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+
+from falconimg.formats.base import Metadata, Pixels
+
+LIMIT = 4_000_000  # bytes of a profile; real ones reach 2 MB
+DROPPED = "the colour profile was dropped"
+BROKEN = "the colour profile is damaged and was dropped"
+
+
+def space(icc: bytes) -> bytes:
+    """The profile's colour space, four bytes: b"RGB ", b"GRAY", b"CMYK"; empty for what is no profile."""
+    return icc[16:20] if icc[36:40] == b"acsp" else b""
+
+
+def fits(icc: bytes, channels: int) -> bool:
+    """Whether a picture of so many channels can carry the profile."""
+    return space(icc) == (b"GRAY" if channels == 1 else b"RGB ")
+
+
+def held(icc: bytes | None, channels: int) -> tuple[bytes | None, tuple[str, ...]]:
+    """The profile for a file of so many channels, or a note that it does not fit such a picture."""
+    if not icc or fits(icc, channels):
+        return icc, ()
+    return None, (DROPPED + ": it does not describe " + ("a gray picture" if channels == 1 else "RGB"),)
+
+
+def is_srgb(icc: bytes) -> bool:
+    """Whether the profile's description names it as sRGB."""
+    if len(icc) < 132:
+        return False
+    (count,) = struct.unpack_from(">I", icc, 128)
+    for entry in range(132, min(132 + 12 * min(count, 100), len(icc) - 11), 12):
+        tag, start, size = struct.unpack_from(">4sII", icc, entry)
+        if tag == b"desc":
+            return b"sRGB" in icc[start : start + min(size, 4096)].replace(b"\0", b"")
+    return False
+
+
+def dropped(name: str, metadata: Metadata) -> tuple[str, ...]:
+    """Notes of EXIF and XMP for a format that holds neither."""
+    blocks = (("EXIF", metadata.exif), ("XMP", metadata.xmp))
+    return tuple(f"{what} was dropped: {name.upper()} does not hold it" for what, block in blocks if block)
+
+
+def _transform(icc: bytes, source: str) -> Any:
+    """A transform from the profile to sRGB, or None: no library, or a profile that it refuses."""
+    try:
+        from PIL import ImageCms
+    except ImportError:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), source, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+
+
+def converts_cmyk(icc: bytes | None) -> bool:
+    """Whether `cmyk_to_srgb` will convert by this profile."""
+    return icc is not None and space(icc) == b"CMYK" and _transform(icc, "CMYK") is not None
+
+
+def cmyk_to_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
+    """(h, w, 4) CMYK, 255 full ink, to (h, w, 3) BGR in sRGB, by a profile that `converts_cmyk` accepts."""
+    return _apply(_transform(icc or b"", "CMYK"), pixels, "CMYK")
+
+
+def to_srgb(pixels: Pixels, icc: bytes | None) -> tuple[Pixels, tuple[str, ...]]:
+    """The picture in sRGB for a format that holds no profile, and a note of what was done; alpha stays.
+
+    Only 8-bit pictures are converted, and only where Pillow is installed; else the values stay as they are.
+    """
+    if not icc:
+        return pixels, ()
+    if is_srgb(icc):
+        return pixels, ("the colour profile, which is sRGB, was dropped",)
+    gray = pixels.shape[2] == 1
+    if not fits(icc, pixels.shape[2]) or pixels.dtype != np.uint8:
+        return pixels, (DROPPED,)
+    transform = _transform(icc, "L" if gray else "RGB")
+    if transform is None:
+        return pixels, (DROPPED,)
+    if gray:
+        converted = _apply(transform, pixels, "L")[:, :, :1]
+    else:
+        converted = _apply(transform, pixels[:, :, 2::-1], "RGB")
+    if pixels.shape[2] == 4:
+        converted = np.concatenate([converted, pixels[:, :, 3:]], axis=2)
+    return converted, ("the colours were converted to sRGB, for the format holds no colour profile",)
+
+
+def _apply(transform: Any, pixels: Pixels, mode: str) -> Pixels:
+    """(h, w, 3) BGR of what the transform makes of pixels in Pillow's order."""
+    from PIL import Image, ImageCms
+
+    height, width = pixels.shape[:2]
+    source = Image.frombytes(mode, (width, height), pixels.tobytes())
+    result = ImageCms.applyTransform(source, transform)
+    return np.ascontiguousarray(np.asarray(result)[:, :, ::-1])

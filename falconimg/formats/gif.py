@@ -1,0 +1,135 @@
+"""GIF: the first frame read, laid on the canvas; one frame written, in 256 colours.
+
+Source: GIF89a specification: 18 (logical screen), 19 and 21 (colour tables), 20 (image), 22 (image data),
+23 (graphic control), appendix F (LZW).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from falconimg.errors import Damaged, Unencodable, Unsupported
+from falconimg.formats import color, opencv
+from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
+from falconimg.formats.pixels import as_color, to_8_bit
+from falconimg.formats.quantize import quantized
+
+EXTENSION, IMAGE, TRAILER, CONTROL = 0x21, 0x2C, 0x3B, 0xF9
+MAX_SIDE = 65535
+MAX_BLOCKS = 2**20
+_TABLE = 768  # bytes of 256 colours
+
+
+class Frame(NamedTuple):
+    """The first frame's parts, as the file holds them, its colours always in a table of its own."""
+
+    transparent: int | None  # the index that is not drawn
+    place: bytes  # left, top, width, height
+    packed: int  # whether interlaced, and its table's size
+    table: bytes
+    data: bytes  # LZW data in its sub-blocks
+
+
+def _table_size(packed: int) -> int:
+    """A colour table's bytes by the packed field; 0 where there is none."""
+    return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
+
+
+def _after_blocks(data: bytes, place: int) -> int:
+    """Where the sub-blocks that begin here end, 15 and 16; each is skipped by its length."""
+    for _ in range(MAX_BLOCKS):
+        if place >= len(data):
+            raise Damaged("GIF data ends early")
+        length = data[place]
+        place += 1 + length
+        if not length:
+            return place
+    raise Unsupported(f"a GIF of more than {MAX_BLOCKS} blocks is not read")
+
+
+def _frame(data: bytes, place: int, transparent: int | None, shared: bytes) -> tuple[Frame, int]:
+    """The image that begins at a place, and where it ends."""
+    if place + 10 > len(data):
+        raise Damaged("GIF data ends early")
+    packed = data[place + 9]
+    start = place + 10 + _table_size(packed)
+    end = _after_blocks(data, start + 1)
+    own = data[place + 10 : start]
+    if not own and not shared:
+        raise Unsupported("a GIF without a colour table is not read")
+    table = own or shared
+    size = (len(table) // 3).bit_length() - 2
+    return Frame(transparent, data[place + 1 : place + 9], packed & 0x40 | 0x80 | size, table, data[start:end]), end
+
+
+class Gif(Format):
+    """GIF; OpenCV does the LZW, this class the rest."""
+
+    name = "gif"
+    extensions = (".gif",)
+    media_type = "image/gif"
+    reads = "the first frame, to RGB or RGBA"
+    writes = "256 colours; alpha becomes all or nothing, 16 bit becomes 8"
+    keeps = frozenset()
+    decode_cost = 4.6
+    encode_cost = 6.0
+
+    def sniff(self, head: bytes) -> bool:
+        """See Format."""
+        return head[:6] in (b"GIF87a", b"GIF89a")
+
+    def probe(self, data: bytes) -> Header:
+        """See Format. All blocks up to the trailer are walked, so that a truncation is seen."""
+        if len(data) < 13:
+            raise Damaged("GIF data ends early")
+        width, height, packed = struct.unpack_from("<HHB", data, 6)
+        if not width or not height:
+            raise Damaged(f"GIF's size is {width}x{height}")
+        place = 13 + _table_size(packed)
+        shared = data[13:place]
+        transparent, frames = None, []
+        for _ in range(MAX_BLOCKS):
+            if place + 2 > len(data) and data[place : place + 1] != bytes([TRAILER]):
+                raise Damaged("GIF data ends early")
+            if data[place] == TRAILER:
+                break
+            if data[place] == IMAGE:
+                frame, place = _frame(data, place, transparent, shared)
+                frames = [*frames[:1], frame]
+            elif data[place] == EXTENSION:
+                end = _after_blocks(data, place + 2)
+                if data[place + 1] == CONTROL and data[place + 2] == 4 and not frames:
+                    transparent = data[place + 6] if data[place + 3] & 1 else None
+                place = end
+            else:
+                raise Damaged("GIF has a block of no known kind")
+        else:
+            raise Unsupported(f"a GIF of more than {MAX_BLOCKS} blocks is not read")
+        if not frames:
+            raise Damaged("GIF has no picture")
+        frame = frames[0]
+        left, top, across, down = struct.unpack("<HHHH", frame.place)
+        if not across or not down or left + across > width or top + down > height:
+            raise Damaged("GIF's first frame is empty or beyond its canvas")
+        if len(frame.data) > 4 * across * down + 65536:
+            raise Damaged("GIF's first frame has more data than its pixels need")  # clear codes without end
+        whole = (across, down) == (width, height)
+        channels = 3 if whole and frame.transparent is None else 4
+        return Header(self.name, width, height, channels, frames=len(frames), detail=frame)
+
+    def decode(self, data: bytes, header: Header) -> Pixels:  # noqa: ARG002
+        """See Format. OpenCV gets a file of the first frame alone: it goes by the last frame's transparency."""
+        frame: Frame = header.detail
+        given, index = (0, 0) if frame.transparent is None else (1, frame.transparent)
+        if header.channels == 4 and not given:
+            # No pixel has the index; the flag makes OpenCV keep alpha, for the frame does not cover the canvas.
+            given = 1
+        control = struct.pack("<BBBBHBB", EXTENSION, CONTROL, 4, given, 0, index, 0)
+        size = struct.pack("<HH", header.width, header.height)
+        image = bytes([IMAGE]) + frame.place + bytes([frame.packed]) + frame.table + frame.data
+        alone = b"GIF89a" + size + bytes(3) + control + image + bytes([TRAILER])
+        return opencv.decode(alone, header, self.decode_cost)

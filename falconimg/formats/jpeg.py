@@ -1,0 +1,231 @@
+"""JPEG: gray, YCbCr and RGB, CMYK and YCCK (to RGB); baseline and progressive, 8 bit.
+
+Source: ITU-T T.81: B.1 (markers), B.2.2 (frame), B.2.3 (scan); G.1.1.1 (progression);
+T.872, 6.5.3 (Adobe's CMYK); Exif 3.0, 4.7.2 (APP1); ICC.1:2022, B.4 (APP2); XMP part 3, 1.1.3 (APP1).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import cv2
+import simplejpeg
+
+from falconimg.errors import Damaged, OutOfMemory, Unencodable, Unsupported
+from falconimg.formats import color, exif, opencv
+from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
+from falconimg.formats.pixels import flattened, to_8_bit
+
+EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those three are tables, and reserved
+SOS, EOI, APP1, APP2 = 0xDA, 0xD9, 0xE1, 0xE2
+ROOM = 65533  # bytes in a segment besides its length
+MAX_SIDE = 65500  # libjpeg's JPEG_MAX_DIMENSION
+MAX_SEGMENTS = 2**16
+MAX_SCANS = 100  # real ones have about 10; thousands in a few bytes would keep the decoder busy for hours
+_FILL = re.compile(rb"\xff+")
+_AFTER_SCAN = re.compile(rb"\xff(?=[^\x00\xff\xd0-\xd7])")  # B.1.1.5: what ends entropy-coded data
+
+
+class Segment(NamedTuple):
+    """A marker, what it holds without its length, and where the next begins."""
+
+    marker: int
+    data: bytes
+    end: int
+
+
+class Detail(NamedTuple):
+    """What `decode` needs besides the header: SOF's marker, the components' names, the profile of CMYK."""
+
+    frame: int
+    components: bytes
+    first_scan: int
+    cmyk_icc: bytes | None
+
+
+def segments(data: bytes, place: int = 2) -> Iterator[Segment]:
+    """Each marker segment from a place on by their lengths; EOI, which has none, ends them."""
+    for _ in range(MAX_SEGMENTS):
+        fill = _FILL.match(data, place)  # any number of fill bytes may come before a marker, B.1.1.2
+        if fill is None or fill.end() >= len(data):
+            raise Damaged("JPEG data ends early, or a segment does not begin where it should")
+        marker, start = data[fill.end()], fill.end() + 1
+        if marker == EOI:
+            return
+        length = int.from_bytes(data[start : start + 2])
+        place = start + length
+        if length < 2 or place > len(data) or not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD8:
+            raise Damaged("JPEG data ends early, or has a segment of no length")
+        yield Segment(marker, data[start + 2 : place], start if marker == SOS else place)
+        if marker == SOS:
+            scan = _AFTER_SCAN.search(data, place)
+            place = scan.start() if scan else len(data)
+    raise Unsupported(f"JPEG of more than {MAX_SEGMENTS} segments")
+
+
+def _profile(parts: list[bytes]) -> bytes | None:
+    """The profile from its parts, each after its number and their count; None if one is missing."""
+    parts = sorted(parts)
+    right = [bytes([number, len(parts)]) for number in range(1, min(len(parts), 255) + 1)]
+    return b"".join(part[2:] for part in parts) if [part[:2] for part in parts] == right else None
+
+
+def _require_every_scan(data: bytes, detail: Detail) -> None:
+    """Refuse a picture that lacks a scan: libjpeg takes a file that was cut between two scans for whole.
+
+    Every component's 64 coefficients must have come, down to their last bit.
+    """
+    missing = {name: [True] * 64 for name in detail.components}
+    scans = 0
+    for segment in segments(data, detail.first_scan):
+        if segment.marker != SOS:
+            continue
+        scans += 1
+        count = segment.data[0] if segment.data else 0
+        if len(segment.data) < 2 * count + 4:
+            raise Damaged("JPEG has a scan without its header")
+        first, last, precision = segment.data[2 * count + 1 : 2 * count + 4]
+        if scans > MAX_SCANS:
+            raise Unsupported(f"JPEG of more than {MAX_SCANS} scans")
+        for name in segment.data[1 : 2 * count + 1 : 2]:
+            for coefficient in range(first, min(last, 63) + 1):
+                if name in missing:
+                    missing[name][coefficient] = precision & 15 != 0
+    if any(any(coefficients) for coefficients in missing.values()):
+        raise Damaged("JPEG data ends early: a scan is missing")
+
+
+class Jpeg(Format):
+    """JPEG by simplejpeg, which refuses a truncation wherever libjpeg notices one."""
+
+    name = "jpeg"
+    extensions = (".jpg", ".jpeg", ".jpe", ".jfif")
+    media_type = "image/jpeg"
+    reads = "gray, colour, CMYK (to RGB); baseline and progressive, 8 bit"
+    writes = "gray, RGB (4:2:0); alpha is flattened, 16 bit becomes 8"
+    keeps = frozenset({"gray", "icc", "exif", "xmp"})
+    quality = 95
+    decode_cost = 2.1
+    encode_cost = 2.1
+
+    def sniff(self, head: bytes) -> bool:
+        """See Format."""
+        return head.startswith(b"\xff\xd8\xff")
+
+    def probe(self, data: bytes) -> Header:
+        """See Format. Arithmetic coding is refused: its decoder does not notice that data ends early."""
+        frame, parts = None, []
+        blocks: dict[bytes, bytes] = {}
+        for segment in segments(data):
+            if segment.marker in FRAMES and frame is None:
+                frame = segment
+            elif segment.marker == APP2 and segment.data.startswith(ICC):
+                parts.append(segment.data[len(ICC) :])
+            elif segment.marker == APP1:
+                for kind in (EXIF, XMP):
+                    if segment.data.startswith(kind):
+                        blocks.setdefault(kind, segment.data[len(kind) :])
+            elif segment.marker == SOS:
+                break
+        if frame is None or segment.marker != SOS:
+            raise Damaged("JPEG has no frame or no scan")
+        width, height, components = self._frame(frame)
+        icc = _profile(parts)
+        notes = (color.BROKEN,) if parts and icc is None else ()
+        cmyk = len(components) == 4
+        channels: Literal[1, 3] = 1 if len(components) == 1 else 3
+        return Header(
+            self.name, width, height, channels, orientation=exif.orientation(blocks.get(EXIF)),
+            metadata=Metadata(
+                None if cmyk else icc, exif.upright(blocks.get(EXIF)), exif.upright_xmp(blocks.get(XMP))
+            ),
+            notes=notes,
+            detail=Detail(frame.marker, components, segment.end - 2, icc if cmyk else None),
+        )  # fmt: skip
+
+    @staticmethod
+    def _frame(frame: Segment) -> tuple[int, int, bytes]:
+        """Width, height and the components' names, B.2.2."""
+        if frame.marker not in (BASELINE, EXTENDED, PROGRESSIVE):
+            raise Unsupported("a lossless, hierarchical or arithmetic-coded JPEG is not read")
+        if len(frame.data) < 6 or len(frame.data) < 6 + 3 * frame.data[5]:
+            raise Damaged("JPEG's frame header ends early")
+        precision, height, width, count = struct.unpack_from(">BHHB", frame.data)
+        if precision != 8:
+            raise Unsupported(f"a JPEG of {precision} bits is not read")
+        if not width or not height:
+            raise Damaged(f"JPEG's size is {width}x{height}")
+        if count not in (1, 3, 4):
+            raise Unsupported(f"a JPEG of {count} components is not read")
+        return width, height, frame.data[6 : 6 + 3 * count : 3]
+
+    def decode(self, data: bytes, header: Header) -> Pixels:
+        """See Format."""
+        detail: Detail = header.detail
+        _require_every_scan(data, detail)
+        count = len(detail.components)
+        try:
+            pixels = simplejpeg.decode_jpeg(data, {1: "GRAY", 3: "BGR", 4: "CMYK"}[count])
+        except ValueError as error:
+            if "memory" in str(error).lower():
+                raise OutOfMemory("no memory to decode a JPEG") from None
+            raise Damaged(f"JPEG: {error}") from None
+        if count < 4:
+            return opencv.checked(pixels, header)
+        if color.converts_cmyk(detail.cmyk_icc):
+            return opencv.checked(color.cmyk_to_srgb(255 - pixels, detail.cmyk_icc), header)
+        # Stored inverted, as Adobe does, which every reader takes for granted: 255 is no ink, R = C·K / 255.
+        cyan, magenta, yellow, black = cv2.split(pixels)
+        planes = [cv2.multiply(ink, black, scale=1 / 255) for ink in (yellow, magenta, cyan)]
+        return opencv.checked(cv2.merge(planes), header)
+
+    def notes(self, header: Header) -> tuple[str, ...]:
+        """See Format."""
+        notes = super().notes(header)
+        if len(header.detail.components) < 4:
+            return notes
+        if color.converts_cmyk(header.detail.cmyk_icc):
+            return (*notes, "CMYK was converted to sRGB")
+        return (*notes, "CMYK became RGB without a colour profile")
+
+    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
+        """See Format."""
+        height, width = pixels.shape[:2]
+        if max(width, height) > MAX_SIDE:
+            raise Unencodable(f"JPEG holds at most {MAX_SIDE} pixels a side, the picture is {width}x{height}")
+        pixels, shallow = to_8_bit(pixels)
+        pixels, opaque = flattened(pixels, options.background)
+        kind, sampling = ("GRAY", "Gray") if pixels.shape[2] == 1 else ("BGR", "420")
+        try:
+            file = simplejpeg.encode_jpeg(pixels, options.quality, kind, sampling)
+        except ValueError as error:
+            raise Unencodable(f"JPEG: {error}") from None
+        blocks, notes = _metadata(metadata, pixels.shape[2])
+        start = 4 + int.from_bytes(file[4:6])  # after JFIF's APP0, which must be the first
+        return Encoded(b"".join([file[:start], *blocks, file[start:]]), shallow + opaque + notes)
+
+
+def _metadata(metadata: Metadata, channels: int) -> tuple[list[bytes], tuple[str, ...]]:
+    """The segments that hold the metadata, and notes of what they cannot hold."""
+    icc, notes = color.held(metadata.icc, channels)
+    blocks = []
+    for what, kind, block in (("EXIF", EXIF, metadata.exif), ("XMP", XMP, metadata.xmp)):
+        if block and len(kind) + len(block) > ROOM:
+            notes += (f"{what} was dropped: JPEG holds at most {ROOM - len(kind)} bytes of it",)
+        elif block:
+            blocks.append(_segment(APP1, kind + block))
+    room = ROOM - len(ICC) - 2
+    parts = [icc[start : start + room] for start in range(0, len(icc), room)] if icc else []
+    if len(parts) > 255:
+        return blocks, (*notes, color.DROPPED + ": it is too long for a JPEG")
+    blocks += [_segment(APP2, ICC + bytes([n, len(parts)]) + part) for n, part in enumerate(parts, 1)]
+    return blocks, notes
+
+
+def _segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data

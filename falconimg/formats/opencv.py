@@ -1,0 +1,102 @@
+"""OpenCV's codecs from bytes to bytes, with every answer checked.
+
+`cv2.imread` and `cv2.imwrite` are not used anywhere: they give half pictures and lose files on a full disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+
+from falconimg.errors import Damaged, ImageProblem, OutOfMemory, TooLarge, Unencodable
+from falconimg.formats.base import Header, Metadata, Pixels
+from falconimg.settings import codec_pixel_limit
+
+cv2.setNumThreads(1)  # images run side by side, not the parts of one
+
+_KINDS = (
+    cv2.IMAGE_METADATA_ICCP,
+    cv2.IMAGE_METADATA_EXIF,
+    cv2.IMAGE_METADATA_XMP,
+)  # in the order of Metadata
+
+
+@contextmanager
+def errors_as(problem: type[ImageProblem], what: str) -> Iterator[None]:
+    """Raise `problem` for an error of OpenCV's, but OutOfMemory where memory was what it lacked."""
+    try:
+        yield
+    except MemoryError:
+        raise OutOfMemory(f"no memory for {what}") from None
+    except cv2.error as error:
+        if error.code == cv2.Error.STS_NO_MEM:
+            raise OutOfMemory(f"no memory for {what}") from None
+        raise problem(f"{what}: {error.err or 'refused'}") from None
+
+
+def checked(array: Pixels | None, header: Header) -> Pixels:
+    """The array as (h, w, c), if it is what the header promised.
+
+    Raises:
+        Damaged: the pixels are missing or of another shape than the header says
+    """
+    name = header.format.upper()
+    if array is None:
+        raise Damaged(f"{name} data is truncated or corrupt")
+    array = array.reshape(array.shape[0], array.shape[1], -1)
+    expected = (header.height, header.width, header.channels)
+    if array.shape != expected or array.itemsize * 8 != header.depth:
+        raise Damaged(
+            f"{name}: expected {expected} of {header.depth} bits, came {array.shape} of {array.dtype}"
+        )
+    return array
+
+
+def decode(data: bytes, header: Header, cost: float) -> Pixels:
+    """The stored pixels, no orientation applied.
+
+    `cost` is the format's decode_cost: where OpenCV answers nothing, the memory that it would have taken is
+    tried, because its readers say the same of damaged data and of memory that was refused.
+
+    Raises:
+        Damaged: OpenCV refused the data, or gave another shape than the header's
+        TooLarge: more pixels than OpenCV was told to decode
+        OutOfMemory: there was no memory
+    """
+    if header.width * header.height > codec_pixel_limit():
+        raise TooLarge(
+            f"{header.width}x{header.height} pixels, at most {codec_pixel_limit()} in all are decoded"
+        )
+    what = f"{header.format.upper()} of {header.width}x{header.height}"
+    with errors_as(Damaged, what):
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is None:
+            np.empty(int(header.width * header.height * header.channels * header.depth // 8 * cost), np.uint8)
+    return checked(array, header)
+
+
+def encode(
+    extension: str, pixels: Pixels, params: Sequence[int] = (), metadata: Metadata | None = None
+) -> bytes:
+    """The file that OpenCV makes of the pixels, with the metadata written by OpenCV.
+
+    Raises:
+        Unencodable: OpenCV refused
+        OutOfMemory: there was no memory
+    """
+    kept = [(kind, block) for kind, block in zip(_KINDS, metadata or (), strict=False) if block]
+    what = f"{extension} of {pixels.shape[1]}x{pixels.shape[0]}"
+    with errors_as(Unencodable, what):
+        if kept:
+            blocks = [np.frombuffer(block, np.uint8) for _, block in kept]
+            done, file = cv2.imencodeWithMetadata(
+                extension, pixels, [kind for kind, _ in kept], blocks, params
+            )
+        else:
+            done, file = cv2.imencode(extension, pixels, params)
+        if not done or not file.size:
+            raise Unencodable(f"{what}: refused")
+        return file.tobytes()

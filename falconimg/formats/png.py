@@ -1,0 +1,186 @@
+"""PNG: gray, RGB, palette, alpha, 8 and 16 bit, interlaced or not; one frame.
+
+Source: PNG third edition: 5.3 (chunks), 11.2 (IHDR, PLTE), 11.3.1.1 (tRNS), 11.3.2.3 (iCCP), 11.3.3.4 (iTXt),
+11.3.4.5 (eXIf).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from falconimg.errors import Damaged, Unsupported
+from falconimg.formats import color, exif, opencv
+from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type, 11.2.1
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = DEPTHS
+XMP = b"XML:com.adobe.xmp"
+MAX_CHUNKS = 2**18
+MAX_TEXT = 16_000_000  # bytes of an XMP packet
+
+
+class Chunk(NamedTuple):
+    """One chunk; `data` is a view, nothing is copied."""
+
+    kind: bytes
+    data: memoryview
+    crc: int
+
+    def checked(self) -> bytes:
+        """The chunk's bytes, if its checksum (5.5) is right."""
+        if zlib.crc32(self.data, zlib.crc32(self.kind)) != self.crc:
+            raise Damaged(f"PNG's chunk {self.kind!r} has a wrong checksum")
+        return bytes(self.data)
+
+
+def chunks(data: bytes) -> Iterator[Chunk]:
+    """Each chunk up to and with IEND, by their lengths alone."""
+    view, place = memoryview(data), len(SIGNATURE)
+    for _ in range(MAX_CHUNKS):
+        if place + 12 > len(data):
+            raise Damaged("PNG data ends early")
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if end + 4 > len(data):
+            raise Damaged("PNG data ends early")
+        yield Chunk(kind, view[place + 8 : end], *struct.unpack_from(">I", data, end))
+        if kind == b"IEND":
+            return
+        place = end + 4
+    raise Unsupported(f"PNG of more than {MAX_CHUNKS} chunks")
+
+
+def _inflated(data: bytes, limit: int, what: str) -> bytes:
+    """Decompressed, never more than `limit` bytes."""
+    inflater = zlib.decompressobj()
+    try:
+        result = inflater.decompress(data, limit)
+    except zlib.error:
+        raise Damaged(f"PNG's {what} does not decompress") from None
+    if inflater.unconsumed_tail and not inflater.eof:
+        raise Unsupported(f"PNG's {what} is of more than {limit} bytes")
+    if not inflater.eof:
+        raise Damaged(f"PNG's {what} does not decompress")
+    return result
+
+
+def _profile(data: bytes) -> bytes:
+    """The profile of an iCCP chunk: a name, zero, the method (0), zlib data."""
+    _, _, rest = data.partition(b"\0")
+    return _inflated(rest[1:], color.LIMIT, "colour profile")
+
+
+def _packet(data: bytes) -> bytes | None:
+    """The XMP packet of an iTXt chunk, None where it is another text."""
+    keyword, _, rest = data.partition(b"\0")
+    if keyword != XMP or len(rest) < 2:
+        return None
+    text = rest[2:].split(b"\0", 2)[-1]
+    return _inflated(text, MAX_TEXT, "XMP packet") if rest[0] else text
+
+
+def _palette_or_key(color_type: int, seen: dict[bytes, bytes]) -> None:
+    """Check PLTE and tRNS against the colour type, as libpng would drop a wrong tRNS silently."""
+    entries, rest = divmod(len(seen.get(b"PLTE", b"")), 3)
+    if rest or entries > 256 or (color_type == PALETTE and not entries):
+        raise Damaged("PNG's palette is missing or of a wrong length")
+    if b"tRNS" not in seen:
+        return
+    length = len(seen[b"tRNS"])
+    right = {GRAY: length == 2, RGB: length == 6, PALETTE: 1 <= length <= entries}
+    if not right.get(color_type, False):
+        raise Damaged("PNG's tRNS does not go with its colour type")
+
+
+class Png(Format):
+    """PNG, read and written by OpenCV; its metadata by this module."""
+
+    name = "png"
+    extensions = (".png",)
+    media_type = "image/png"
+    reads = "gray, RGB, palette, alpha, 1 to 16 bit, interlaced; APNG is refused"
+    writes = "gray, RGB, RGBA, 8 and 16 bit"
+    keeps = frozenset({"gray", "alpha", "16 bit", "icc", "exif", "xmp"})
+    decode_cost = 2.1
+    encode_cost = 2.1
+
+    def sniff(self, head: bytes) -> bool:
+        """See Format."""
+        return head.startswith(SIGNATURE)
+
+    def probe(self, data: bytes) -> Header:
+        """See Format."""
+        if data[12:16] != b"IHDR":
+            raise Damaged("PNG does not begin with its header")
+        seen: dict[bytes, bytes] = {}
+        xmp = None
+        for chunk in chunks(data):
+            if chunk.kind == b"acTL":
+                raise Unsupported("APNG (an animated PNG) is not read")
+            if chunk.kind in (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf") and chunk.kind not in seen:
+                seen[chunk.kind] = chunk.checked()
+            elif chunk.kind == b"iTXt" and xmp is None and chunk.data[: len(XMP)] == XMP:
+                xmp = _packet(chunk.checked())
+            elif chunk.kind == b"IDAT":
+                seen[b"IDAT"] = b""
+        if len(seen[b"IHDR"]) != 13 or b"IDAT" not in seen:
+            raise Damaged("PNG has no pixels")
+        width, height, bits, color_type, compression, filters, interlace = struct.unpack(
+            ">IIBBBBB", seen[b"IHDR"]
+        )
+        if not 0 < width < 2**31 or not 0 < height < 2**31:
+            raise Damaged(f"PNG's size is {width}x{height}")
+        if bits not in DEPTHS.get(color_type, ()) or compression or filters or interlace > 1:
+            raise Damaged("PNG's header has values that PNG does not know")
+        _palette_or_key(color_type, seen)
+        clear = color_type in (GRAY_ALPHA, RGB_ALPHA) or b"tRNS" in seen
+        channels: Literal[1, 3, 4] = 4 if clear else 1 if color_type == GRAY else 3
+        key = None
+        if (
+            color_type == GRAY and clear
+        ):  # the value that is transparent, as decoded: below 8 bit it is spread
+            key = int.from_bytes(seen[b"tRNS"]) & (2**bits - 1)
+            key = key * 255 // (2**bits - 1) if bits < 8 else key
+        return Header(
+            self.name, width, height, channels, 16 if bits == 16 else 8, exif.orientation(seen.get(b"eXIf")),
+            metadata=Metadata(
+                _profile(seen[b"iCCP"]) if b"iCCP" in seen else None,
+                exif.upright(seen.get(b"eXIf")), exif.upright_xmp(xmp),
+            ),
+            detail=key,
+        )  # fmt: skip
+
+    def decode(self, data: bytes, header: Header) -> Pixels:
+        """See Format. Every chunk's checksum is checked. OpenCV drops a gray picture's tRNS: done here."""
+        for chunk in chunks(data):
+            chunk.checked()
+        if header.detail is None:
+            return opencv.decode(data, header, self.decode_cost)
+        gray = opencv.decode(data, replace(header, channels=1), self.decode_cost)
+        alpha = np.where(gray == header.detail, 0, 2**header.depth - 1).astype(gray.dtype)
+        return np.concatenate([gray, gray, gray, alpha], axis=2)
+
+    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:  # noqa: ARG002
+        """See Format. The metadata goes between IHDR and IDAT, where 5.6 wants the profile."""
+        icc, notes = color.held(metadata.icc, pixels.shape[2])
+        file = opencv.encode(".png", pixels)
+        blocks = []
+        if icc:
+            blocks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
+        if metadata.exif:
+            blocks.append(_chunk(b"eXIf", metadata.exif))
+        if metadata.xmp:
+            blocks.append(_chunk(b"iTXt", XMP + bytes(5) + metadata.xmp))
+        start = len(SIGNATURE) + 25
+        return Encoded(b"".join([file[:start], *blocks, file[start:]]), notes)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

@@ -1,0 +1,86 @@
+"""gunicorn's settings, every number from Settings: `gunicorn -c python:falconimg.gunicorn_conf`."""
+
+from __future__ import annotations
+
+import datetime
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gunicorn.glogging import Logger as GunicornLogger
+
+from falconimg import log
+from falconimg.errors import SettingsProblem
+from falconimg.settings import Settings
+
+try:
+    settings = Settings.from_environ()
+except SettingsProblem as problem:
+    sys.exit(f"falconimg: {problem.detail}")
+
+
+class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log in the form of ours; the access line carries the request's id."""
+
+    def setup(self, cfg: Any) -> None:
+        """Hand gunicorn's own lines to our log."""
+        super().setup(cfg)
+        log.configure(settings)
+        self.error_log.handlers = [log.Bridge()]
+
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: datetime.timedelta) -> None:
+        """One line for each answer."""
+        headers = {name.lower(): value for name, value in resp.headers}
+        log.logger.info(
+            "access",
+            request_id=headers.get("x-request-id", ""),
+            client=environ.get("REMOTE_ADDR", ""),
+            method=req.method,
+            path=environ.get("RAW_URI", ""),
+            status=int(resp.status.split()[0]) if isinstance(resp.status, str) else resp.status_code,
+            bytes=resp.sent or 0,
+            ms=round(request_time.total_seconds() * 1000, 1),
+        )
+
+
+wsgi_app = "falconimg.app:create_app()"
+bind = settings.bind
+workers = settings.workers
+worker_class = "gthread"
+threads = settings.threads
+timeout = round(settings.timeout_seconds)
+keepalive = round(settings.keepalive_seconds)
+# Images are begun during our graceful time; the last of them may take as long as an image may.
+graceful_timeout = round(settings.graceful_seconds + settings.image_seconds)
+limit_request_line = settings.max_request_line
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  (its heartbeat must not wait for a disk)
+control_socket_disable = True
+logger_class = Logger
+accesslog = "-"  # any value but None: Logger.access writes the line
+loglevel = settings.log_level
+proc_name = "falconimg"
+
+
+def post_worker_init(worker: Any) -> None:
+    """Tell the pipeline when the worker is told to stop, and sweep what killed workers left."""
+    pipeline = worker.wsgi.pipeline
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        pipeline.stop()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+    # the first worker, and each that replaces another
+    if worker.age == 1 or worker.age > worker.cfg.workers:
+        threading.Thread(target=_sweep, args=[pipeline.store], daemon=True).start()
+
+
+def _sweep(store: Any) -> None:
+    removed = store.sweep()
+    if removed:
+        log.logger.info("swept", temporary_files=removed)

@@ -1,0 +1,349 @@
+"""Job -> Report: the whole route of a batch, readable from top to bottom.
+
+For each image: read -> probe -> plan -> claim the names -> wait for memory ->
+decode -> walk the plan, encoding each leaf -> publish. Images run side by side
+on a pool of threads; one that fails, fails alone.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from falconimg import formats, log
+from falconimg._core import Leaf, Plan, PlanError, Shape
+from falconimg.budget import Budget
+from falconimg.errors import Conflict, Exists, ImageProblem, Impossible, OutOfMemory, Problem, Stopping, TimedOut, TooLarge
+from falconimg.formats.opencv import errors_as
+from falconimg.job import Fault, Image, Job, Note, Outcome, Output, Report, Step
+from falconimg.settings import Settings
+from falconimg.stores import File, Store
+
+# What of its pixels a file takes at most, by whether the format loses: for the plan's estimate.
+FILE_SIZE = {True: 0.5, False: 1.05}
+
+
+@dataclass
+class Turn:
+    """One image on its way: what is known of it so far."""
+
+    image: Image
+    data: bytes = b""
+    header: formats.Header | None = None
+    plan: Plan | None = None
+    peak: int = 0
+    left: frozenset[str] = frozenset()  # results that exist already and stay
+    notes: dict[Note, None] = field(default_factory=dict)  # in order, each once
+    outputs: list[Output] = field(default_factory=list)
+    error: Problem | None = None
+    ms: float = 0.0
+
+    def note(self, pointer: str, details: Iterable[str]) -> None:
+        self.notes.update(dict.fromkeys(Note(pointer, detail) for detail in details))
+
+
+class Names:
+    """The results' names that the images of one job have claimed, in the images' order.
+
+    So it never depends on chance which of two images gets a name: the earlier one does.
+    """
+
+    def __init__(self, job: Job, store: Store) -> None:
+        self._store = store
+        self._inputs: dict[str, set[int]] = {}
+        for image in job.images:
+            self._inputs.setdefault(image.key, set()).add(image.index)
+        self._owners: dict[str, int] = {}
+        self._next = 0
+        self._passed: set[int] = set()
+        self._changed = threading.Condition()
+
+    def claim(self, index: int, paths: Iterable[str]) -> None:
+        """Wait for the earlier images' claims, then claim these paths.
+
+        Raises:
+            Conflict: another image has one of them, or it is another image's input, or it comes twice
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._next >= index)
+            claimed: dict[str, str] = {}
+            for path in paths:
+                key = self._store.check_output(path)
+                if key in claimed or key in self._owners:
+                    whose = "this image" if key in claimed else f"image {self._owners[key]}"
+                    raise Conflict(f"{path}: expected a path of its own, came that of a result of {whose}")
+                if self._inputs.get(key, set()) - {index}:
+                    raise Conflict(f"{path}: expected a path that is no other image's input, came one")
+                claimed[key] = path
+            self._owners.update(dict.fromkeys(claimed, index))
+
+    def passed(self, index: int) -> None:
+        """This image claims nothing more: the next one may."""
+        with self._changed:
+            self._passed.add(index)
+            while self._next in self._passed:
+                self._passed.remove(self._next)
+                self._next += 1
+            self._changed.notify_all()
+
+
+class Pipeline:
+    """What all requests of a process share: the store, the threads, the memory, and when to stop."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self.budget = Budget(settings.memory)
+        self.pool = ThreadPoolExecutor(settings.pool, "image")
+        self.stop_at = float("inf")
+
+    def stop(self) -> None:
+        """Begin no more images once the graceful time is over; safe to call from a signal's handler."""
+        self.stop_at = min(self.stop_at, monotonic() + self.settings.graceful_seconds)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self.stop_at != float("inf")
+
+    def run(self, job: Job) -> Report:
+        """Everything that the job asks for.
+
+        Raises:
+            Busy: there was no memory for its first image in time; nothing was done
+        """
+        begun = monotonic()
+        return report(self.stream(job), begun)
+
+    def stream(self, job: Job) -> Iterator[Outcome]:
+        """The images' outcomes, as they finish. Closing the iterator begins no further image.
+
+        Raises:
+            Busy: at once, before the first outcome is asked for
+        """
+        names = Names(job, self.store)
+        first = Turn(job.images[0]) if job.images else None
+        if first:
+            self._admit(first, job, names)
+        return self._outcomes(job, names, first)
+
+    def _admit(self, turn: Turn, job: Job, names: Names) -> None:
+        """Plan the first image and take its memory, here in the request's own thread."""
+        begun = monotonic()
+        self._guarded(turn, partial(self._prepare, turn, job, names))
+        names.passed(turn.image.index)
+        if turn.peak and not job.dry_run:
+            self.budget.take(turn.peak, self.settings.wait_seconds)
+        turn.ms = 1000 * (monotonic() - begun)
+
+    def _outcomes(self, job: Job, names: Names, first: Turn | None) -> Iterator[Outcome]:
+        # Only so many at a time are with the pool, so that the requests' images take turns.
+        waiting = iter(job.images[1:])
+        running: set[Future[Outcome]] = set()
+        failed = False
+        try:
+            if first:
+                running.add(self._submit(first, job, names))
+            while True:
+                while len(running) < self.settings.pool and (image := next(waiting, None)):
+                    if failed and job.stop_on_error:
+                        yield _not_begun(image)
+                    else:
+                        running.add(self._submit(Turn(image), job, names))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    outcome = future.result()
+                    failed = failed or outcome.status == "failed"
+                    yield outcome
+        finally:
+            wait(running)
+
+    def _submit(self, turn: Turn, job: Job, names: Names) -> Future[Outcome]:
+        return self.pool.submit(contextvars.copy_context().run, self._image, turn, job, names)
+
+    def _image(self, turn: Turn, job: Job, names: Names) -> Outcome:
+        """One image from its file to its results, whatever happens on the way."""
+        begun = monotonic()
+        admitted = turn.peak if not job.dry_run else 0
+        try:
+            if not turn.plan and not turn.error:
+                try:
+                    self._guarded(turn, partial(self._prepare, turn, job, names))
+                finally:
+                    names.passed(turn.image.index)
+            if not turn.error and not job.dry_run and turn.peak:
+                if not admitted:
+                    self.budget.take(turn.peak)
+                    admitted = turn.peak
+                self._guarded(turn, partial(self._make, turn, job))
+        finally:
+            if admitted:
+                self.budget.give(admitted)
+        turn.ms += 1000 * (monotonic() - begun)
+        return self._outcome(turn, job)
+
+    def _guarded(self, turn: Turn, step: Any) -> None:
+        """Do it; what goes wrong is this image's error."""
+        try:
+            step()
+        except ImageProblem as problem:
+            turn.error = problem
+        except MemoryError:
+            turn.error = OutOfMemory("there was no memory for it")
+        except Exception:  # noqa: BLE001  (a fault of ours in one image must not lose its neighbours' report)
+            log.logger.exception("image_unforeseen", input=turn.image.input)
+            turn.error = Problem("unforeseen; the server's log has it under this request's id")
+
+    def _prepare(self, turn: Turn, job: Job, names: Names) -> None:
+        """Everything that needs the header alone: read, probe, plan, claim."""
+        if monotonic() > self.stop_at:
+            raise Stopping("the server was told to stop before this image's turn")
+        image, settings = turn.image, self.settings
+        turn.notes.update(dict.fromkeys(image.notes))
+        turn.data = self.store.read(image.input, settings.max_file)
+        header = formats.probe(turn.data)
+        width, height = header.size
+        _bounded("side", max(width, height), settings)
+        _bounded("pixels", width * height, settings)
+        turn.header = header
+        turn.note(f"{image.pointer}/input", formats.notes(header))
+        try:
+            turn.plan = Plan(
+                Shape(height, width, header.channels, header.depth // 8),
+                [rendition.steps for rendition in image.renditions],
+                partial(_effect, turn=turn, job=job),
+                [rendition.output[:2] for rendition in image.renditions],
+                max_outputs=settings.max_outputs,
+                max_pixels=settings.max_pixels,
+                max_side=settings.max_side,
+                max_total=settings.max_output_pixels,
+            )
+        except PlanError as error:
+            _refuse(error.kind, error.value, settings)
+        names.claim(image.index, (leaf.path for leaf in turn.plan.leaves))
+        if job.if_exists != "overwrite":
+            self._look_for_existing(turn, job)
+        turn.peak = self._peak(turn)
+        if turn.peak > settings.memory:
+            raise TooLarge(f"expected at most {settings.memory} bytes of work (FALCONIMG_MEMORY), came {turn.peak}")
+        if len(turn.left) == len(turn.plan.leaves):
+            turn.peak = 0
+
+    def _look_for_existing(self, turn: Turn, job: Job) -> None:
+        assert turn.plan  # noqa: S101
+        turn.left = frozenset(leaf.path for leaf in turn.plan.leaves if self.store.exists(leaf.path))
+        if turn.left and job.if_exists == "error":
+            raise Exists(f"{min(turn.left)} exists, and if_exists is error")
+        turn.note(turn.image.pointer, (f"{path} exists and was left as it is" for path in sorted(turn.left)))
+
+    def _peak(self, turn: Turn) -> int:
+        """The bytes that the image will take at most, by its plan and what the codecs are known to need."""
+        assert turn.plan and turn.header  # noqa: S101
+
+        def cost(leaf: Leaf) -> tuple[int, int]:
+            form = turn.image.renditions[leaf.route].format
+            size = leaf.shape.nbytes
+            return int(size * form.encode_cost), int(size * FILE_SIZE[form.quality is not None])
+
+        decoding = formats.FORMATS[turn.header.format].decode_cost * turn.plan.source.nbytes
+        return len(turn.data) + max(int(decoding), turn.plan.peak(cost))
+
+    def _make(self, turn: Turn, job: Job) -> None:
+        """The image's pixels: decode, walk, encode, publish."""
+        plan, header, image = turn.plan, turn.header, turn.image
+        assert plan and header  # noqa: S101
+        deadline = monotonic() + self.settings.image_seconds
+        files: list[File] = []
+
+        def tick() -> None:
+            if monotonic() > deadline:
+                raise TimedOut(f"expected at most {self.settings.image_seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)")
+
+        def emit(leaf: Leaf, array: Any) -> None:
+            if leaf.path in turn.left:
+                return
+            rendition = image.renditions[leaf.route]
+            metadata = header.metadata if rendition.keep_metadata else formats.Metadata(icc=header.metadata.icc)
+            options = formats.Options(rendition.quality, rendition.background)
+            encoded = formats.encode(rendition.format, array, options, metadata)
+            turn.note(f"{rendition.pointer}/output", encoded.notes)
+            files.append(File(leaf.path, encoded.data))
+            size = leaf.shape.width, leaf.shape.height
+            turn.outputs.append(Output(leaf.path, *size, rendition.format.name, len(encoded.data)))
+
+        try:
+            with errors_as(Impossible, "the operations"):
+                plan.run(partial(formats.decode, turn.data, header), emit, tick)
+            tick()
+            left = self.store.publish(files, job.if_exists)
+        except ImageProblem as problem:
+            turn.outputs = [output for output in turn.outputs if output.path in problem.written]
+            raise
+        turn.outputs = [output for output in turn.outputs if output.path not in left]
+        turn.note(image.pointer, (f"{path} exists and was left as it is" for path in left))
+
+    def _outcome(self, turn: Turn, job: Job) -> Outcome:
+        image, problem = turn.image, turn.error
+        outcome = Outcome(image.index, image.input, "done", round(turn.ms, 1), tuple(turn.outputs), tuple(turn.notes))
+        if problem:
+            log.logger.warning("image_failed", input=image.input, type=problem.type, detail=problem.detail)
+            return replace(outcome, status="failed", error=Fault(problem.type, problem.title, problem.detail))
+        if job.dry_run and turn.plan:
+            planned = tuple(
+                Output(leaf.path, leaf.shape.width, leaf.shape.height, image.renditions[leaf.route].format.name)
+                for leaf in turn.plan.leaves
+                if leaf.path not in turn.left
+            )
+            return replace(outcome, status="skipped", outputs=planned)
+        return outcome if turn.outputs else replace(outcome, status="skipped")
+
+
+def report(outcomes: Iterable[Outcome], begun: float) -> Report:
+    """The whole of what happened, the images in the request's order; `begun` is monotonic time."""
+    images = tuple(sorted(outcomes, key=lambda outcome: outcome.index))
+    count = {verdict: sum(outcome.status == verdict for outcome in images) for verdict in ("done", "failed", "skipped")}
+    status = "done" if not count["failed"] else "failed" if count["failed"] == len(images) else "partial"
+    return Report(status, **count, ms=round(1000 * (monotonic() - begun), 1), images=images)
+
+
+def _effect(step: Step, shape: Shape, turn: Turn, job: Job) -> Any:
+    """What a step does to a picture of that shape; one that it does not allow is skipped where the job says so."""
+    try:
+        return step.operation.effect(shape, lambda detail: turn.note(step.pointer, (detail,)))
+    except Impossible as problem:
+        if job.skip_invalid and step.operation.skippable:
+            turn.note(step.pointer, (f"skipped: {problem.detail}",))
+            return None
+        raise
+
+
+def _not_begun(image: Image) -> Outcome:
+    note = Note(image.pointer, "not begun: an earlier image failed, and on_error is stop")
+    return Outcome(image.index, image.input, "skipped", 0.0, notes=(note,))
+
+
+LIMITS = {
+    "side": ("max_side", "pixels a side"),
+    "pixels": ("max_pixels", "pixels"),
+    "outputs": ("max_outputs", "outputs"),
+    "total": ("max_output_pixels", "pixels in all outputs"),
+}
+
+
+def _bounded(kind: str, value: int, settings: Settings) -> None:
+    if value > getattr(settings, LIMITS[kind][0]):
+        _refuse(kind, value, settings)
+
+
+def _refuse(kind: str, value: int, settings: Settings) -> None:
+    name, unit = LIMITS[kind]
+    limit = getattr(settings, name)
+    raise TooLarge(f"expected at most {limit} {unit} (FALCONIMG_{name.upper()}), came {value}") from None

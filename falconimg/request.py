@@ -1,0 +1,427 @@
+"""A request's JSON document becomes a Job, or a refusal that names every place.
+
+`document` reads the body strictly, `process` and `items` check it by JSON
+Schema and by what no schema can say: paths, names, extensions, double outputs.
+Nothing here looks at a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from string import Formatter
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from falconimg import formats, operations
+from falconimg._core import Plan, PlanError, Shape
+from falconimg.errors import Forbidden, InvalidRequest, NotJson, Place
+from falconimg.job import Image, Job, Note, Rendition, Step, Template
+from falconimg.operations import COLOUR, Split, StepError, Tile, colour
+from falconimg.schema import Schema, came, faults
+from falconimg.settings import Settings
+from falconimg.stores import Store
+
+MOST_PLACES = 10
+LARGE_BODY = 256_000  # bytes from which on only the first fault is looked for
+STATIC_NAMES = 65_536  # results whose names are compared before any work; beyond that each in its turn
+FIELDS = ("index", "row", "col", "width", "height")
+# Where every split that yields at most 4,096 parts finds a pixel for each: used to name results without a picture.
+CANVAS = Shape(4096, 4096)
+
+PATH: Schema = {"type": "string", "minLength": 1, "maxLength": 4096}
+OUTPUT: Schema = {**PATH, "description": "A path, or a template with {stem}, {ext}, {dir}, {index}, {row}, {col}, "
+                  "{width} and {height}; its extension names the format."}  # fmt: skip
+RESULT: dict[str, Schema] = {
+    "quality": {"type": "integer", "minimum": 1, "maximum": 100, "description": "JPEG, WebP and AVIF."},
+    "background": {**COLOUR, "description": "Under what was transparent, where the format has no alpha."},
+    "metadata": {
+        "type": "string",
+        "enum": ["strip", "keep"],
+        "description": "EXIF and XMP; the ICC profile is kept anyway.",
+    },
+}
+
+
+def document(body: bytes, settings: Settings) -> Any:
+    """The value of a JSON text (RFC 8259) in UTF-8, read strictly.
+
+    Raises:
+        NotJson: not JSON, or one with duplicate keys, NaN, numbers beyond double
+            precision or 40 characters, or deeper than FALCONIMG_MAX_JSON_DEPTH
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_int=_whole,
+            parse_float=_fraction,
+            parse_constant=_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise NotJson(f"expected UTF-8, came another byte at position {error.start}") from None
+    except json.JSONDecodeError as error:
+        what = "an empty body" if not body.strip() else f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
+        raise NotJson(f"expected a JSON document, came {what}") from None
+    except RecursionError:
+        raise NotJson(_too_deep(settings)) from None
+    level = [value]
+    for _ in range(settings.max_json_depth):
+        level = [item for value in level if isinstance(value, (dict, list)) for item in _items(value)]
+        if not level:
+            return value
+    raise NotJson(_too_deep(settings))
+
+
+def _too_deep(settings: Settings) -> str:
+    return f"expected at most {settings.max_json_depth} levels (FALCONIMG_MAX_JSON_DEPTH), came more"
+
+
+def _items(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise NotJson(f"expected each key once, came {came(double)} twice")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > 40:
+        raise NotJson(f"expected a number of at most 40 characters, came {len(text)}")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    if len(text) > 40 or not math.isfinite(float(text)):
+        raise NotJson(f"expected a number in double precision of at most 40 characters, came {came(text)}")
+    return float(text)
+
+
+def _constant(text: str) -> float:
+    raise NotJson(f"expected a number, came {text}")
+
+
+def schemas(settings: Settings) -> dict[str, Schema]:
+    """The JSON Schemas of the requests, by the names they have in OpenAPI; steps are `Operation`s."""
+    steps: Schema = {
+        "type": "array",
+        "maxItems": settings.max_operations,
+        "items": {"$ref": "#/components/schemas/Operation"},
+    }
+    rendition = {"output": OUTPUT, "operations": steps, **RESULT}
+    return {
+        "Items": {
+            "type": "object",
+            "description": "The original's request.",
+            "properties": {
+                "images": {
+                    "type": ["array", "null"],
+                    "maxItems": settings.max_images,
+                    "items": {
+                        "type": "object",
+                        "properties": {"input": PATH, "output": PATH},
+                        "required": ["input", "output"],
+                    },
+                },
+                "operations": {
+                    "type": ["array", "null"],
+                    "maxItems": settings.max_operations,
+                    "items": {"type": "string"},
+                },
+            },
+        },
+        "Rendition": {
+            "type": "object",
+            "description": "One result of an image, or several where its operations split.",
+            "properties": rendition,
+            "required": ["output"],
+            "additionalProperties": False,
+        },
+        "Image": {
+            "type": "object",
+            "description": "One input. Its own `operations` replace the request's; a rendition's follow the image's.",
+            "properties": {
+                "input": PATH,
+                **rendition,
+                "renditions": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": settings.max_outputs,
+                    "items": {"$ref": "#/components/schemas/Rendition"},
+                },
+            },
+            "required": ["input"],
+            "oneOf": [{"required": ["output"]}, {"required": ["renditions"]}],
+            "x-alternatives": "either output or renditions",
+            "additionalProperties": False,
+        },
+        "Process": {
+            "type": "object",
+            "properties": {
+                "images": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": settings.max_images,
+                    "items": {"$ref": "#/components/schemas/Image"},
+                },
+                "operations": steps,
+                "if_exists": {"type": "string", "enum": ["overwrite", "skip", "error"], "default": "overwrite"},
+                "on_error": {"type": "string", "enum": ["continue", "stop"], "default": "continue"},
+                "on_invalid": {"type": "string", "enum": ["refuse", "skip"], "default": "refuse"},
+                "dry_run": {"type": "boolean", "default": False},
+                "precise": {"type": "boolean", "default": False},
+                **RESULT,
+            },
+            "required": ["images"],
+            "additionalProperties": False,
+        },
+    }
+
+
+@cache
+def _validator(name: str, settings: Settings) -> Draft202012Validator:
+    """The validator of one of `schemas`; steps are left to operations.parse, whose words are better."""
+    step = {"type": ["string", "object"]}
+    return Draft202012Validator(
+        {"components": {"schemas": {**schemas(settings), "Operation": step}}, "$ref": f"#/components/schemas/{name}"}
+    )
+
+
+def process(value: Any, settings: Settings, store: Store, size: int = 0) -> Job:
+    """The job that a document of POST /v1/process describes.
+
+    Args:
+        value: what `document` gave
+        size: the body's bytes; of a large one only the first fault is reported
+
+    Raises:
+        InvalidRequest, Forbidden: with the places that are wrong
+    """
+    reader = _Reader(settings, store, 1 if size > LARGE_BODY else MOST_PLACES, value)
+    reader.validate("Process")
+    return reader.job()
+
+
+def items(value: Any, settings: Settings, store: Store, size: int = 0) -> Job:
+    """The job that a document of POST /items/ describes: the original's rules, told in DESIGN's terms.
+
+    Steps whose value is out of bounds are left out, a kernel over 1001 is 1001,
+    paths are no templates, and without images the operations are not looked at.
+    """
+    reader = _Reader(settings, store, 1 if size > LARGE_BODY else MOST_PLACES, value, original=True)
+    reader.validate("Items")
+    return reader.job() if value.get("images") else Job(())
+
+
+class _Reader:
+    """One document on its way to a Job; faults are collected and raised together."""
+
+    def __init__(self, settings: Settings, store: Store, most: int, value: Any, original: bool = False) -> None:
+        self.settings, self.store, self.most, self.value, self.original = settings, store, most, value, original
+        self.places: list[Place] = []
+        self.outside: list[Place] = []
+        self.directories: dict[str, str] = {}
+
+    def validate(self, name: str) -> None:
+        self.places = faults(_validator(name, self.settings), self.value, self.most)
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Raise what was found, if anything was."""
+        if self.places:
+            raise InvalidRequest("The request is not valid", self.places[: self.most])
+        if self.outside:
+            raise Forbidden("A path leads outside the root", self.outside[: self.most])
+
+    def fault(self, pointer: str, detail: str) -> None:
+        self.places.append(Place(pointer, detail))
+        if len(self.places) >= self.most:
+            self.refuse()
+
+    def job(self) -> Job:
+        value = self.value
+        self.skip_invalid = self.original or value.get("on_invalid") == "skip"
+        shared, notes = self.steps(value, "")
+        images = tuple(
+            self.image(index, image, f"/images/{index}", shared, notes) for index, image in enumerate(value["images"])
+        )
+        self.refuse()
+        self.compare(images)
+        self.refuse()
+        return Job(
+            images,
+            value.get("if_exists", "overwrite") if not self.original else "overwrite",
+            stop_on_error=not self.original and value.get("on_error") == "stop",
+            skip_invalid=self.skip_invalid,
+            dry_run=not self.original and value.get("dry_run", False),
+            precise=not self.original and value.get("precise", False),
+        )
+
+    def steps(self, owner: dict[str, Any], at: str) -> tuple[tuple[Step, ...], tuple[Note, ...]]:
+        """The operations of the request, an image or a rendition, and what is to be said of them."""
+        steps, notes = [], []
+        for index, step in enumerate(owner.get("operations") or ()):
+            pointer = f"{at}/operations/{index}"
+            if self.original:
+                step, clamped = _clamped(step)
+                notes += [Note(pointer, clamped)] if clamped else []
+            try:
+                operation = operations.parse(step)
+            except StepError as error:
+                if error.bounds and self.skip_invalid:
+                    notes += [Note(pointer, f"skipped: {place.detail}") for place in error.places]
+                    continue
+                for place in error.places:
+                    self.fault(pointer + place.pointer, place.detail)
+                continue
+            notes += [Note(pointer, detail) for detail in operation.notes()]
+            steps.append(Step(operation, pointer))
+        return tuple(steps), tuple(notes)
+
+    def image(
+        self, index: int, value: dict[str, Any], at: str, steps: tuple[Step, ...], notes: tuple[Note, ...]
+    ) -> Image:
+        if "operations" in value and not self.original:
+            steps, notes = self.steps(value, at)
+        key = self.checked(f"{at}/input", self.store.check_input, value["input"])
+        renditions = []
+        if self.original or "output" in value:
+            renditions.append(self.rendition(value, {}, at, value["input"], steps))
+        else:
+            for number, branch in enumerate(value["renditions"]):
+                pointer = f"{at}/renditions/{number}"
+                own, said = self.steps(branch, pointer)
+                notes += said
+                renditions.append(self.rendition(branch, value, pointer, value["input"], steps + own))
+        return Image(index, value["input"], key, tuple(r for r in renditions if r), at, notes)
+
+    def rendition(
+        self, value: dict[str, Any], image: dict[str, Any], at: str, input_: str, steps: tuple[Step, ...]
+    ) -> Rendition | None:
+        pointer, text = f"{at}/output", value["output"]
+        try:
+            template = Template(((text, ""),), False, text) if self.original else _template(text, input_)
+        except ValueError as error:
+            return self.fault(pointer, str(error))
+        # what precedes the last literal is never empty when a picture fills the fields in
+        format_ = formats.by_extension("x" * (len(template.parts) > 1) + template.parts[-1][0])
+        if format_ is None:
+            known = ", ".join(extension for entry in formats.FORMATS.values() for extension in entry.extensions)
+            return self.fault(pointer, f"expected an extension of {known}, came {came(text)}")
+        # the fixed beginning of the path has to lie inside already; the rest is checked when it is known
+        if not any(field for _, field in template.parts):
+            self.checked(pointer, self.store.check_output, template.parts[0][0])
+        chosen: dict[str, Any] = {} if self.original else {**self.value, **image, **value}
+        red, green, blue, _ = colour(chosen.get("background", "white"))
+        return Rendition(
+            template,
+            steps,
+            at,
+            format_,
+            chosen.get("quality") or getattr(self.settings, f"{format_.name}_quality", 100),
+            (red, green, blue),
+            chosen.get("metadata") == "keep",
+        )
+
+    def checked(self, pointer: str, check: Callable[[str], str], path: str) -> str:
+        """The canonical name that a store's check gives; its refusals become this place's faults."""
+        try:
+            return check(path)
+        except Forbidden as error:
+            self.outside.append(Place(pointer, error.detail))
+        except InvalidRequest as error:
+            self.fault(pointer, error.detail)
+        return ""
+
+    def compare(self, images: tuple[Image, ...]) -> None:
+        """Refuse two results on one path, and a result on another image's input, as far as it can be seen."""
+        inputs: dict[str, list[int]] = {}
+        for image in images:
+            inputs.setdefault(image.key, []).append(image.index)
+        taken: dict[str, str] = {}
+        for image in images:
+            for rendition in image.renditions:
+                for key in self.names(rendition, STATIC_NAMES - len(taken)):
+                    at = f"{rendition.pointer}/output"
+                    if key in taken:
+                        self.fault(at, f"expected a path of its own, came that of {taken[key]}")
+                    for other in inputs.get(key, ()):
+                        if other != image.index:
+                            self.fault(at, f"expected no other image's input, came that of /images/{other}")
+                    taken[key] = at
+
+    def names(self, rendition: Rendition, most: int) -> Iterator[str]:
+        """The canonical names of a rendition's results, none if a picture is needed to know them."""
+        splits = [step for step in rendition.steps if isinstance(step.operation, (Split, Tile))]
+        fields = {field for _, field in rendition.output.parts}
+        if fields & {"width", "height"} or any(isinstance(step.operation, Tile) for step in splits):
+            return
+        try:
+            plan = Plan(
+                CANVAS, [splits], _cut, [rendition.output[:2]],
+                max_outputs=min(self.settings.max_outputs, max(0, most)), max_pixels=2**60, max_side=2**30, max_total=2**60,
+            )  # fmt: skip
+        except PlanError:
+            return
+        for leaf in plan.leaves:
+            directory, slash, name = leaf.path.rpartition("/")
+            if directory + slash not in self.directories:
+                key = self.checked(f"{rendition.pointer}/output", self.store.check_output, leaf.path)
+                self.directories[directory + slash] = key[: len(key) - len(name)]
+            yield self.directories[directory + slash] + name
+
+
+def _cut(step: Step, shape: Shape) -> Any:
+    return step.operation.effect(shape, lambda _: None)
+
+
+def _clamped(step: str) -> tuple[Any, str]:
+    """The original took no kernel over 1001: a larger one is that one, and a note says so."""
+    name, _, text = step.partition("=")
+    value, comma, rest = text.partition(",")
+    try:
+        if name == "blur" and operations.number(value) > 1001:
+            return f"blur=1001{comma}{rest}", f"kernel {value[:40]} is over 1001, 1001 used"
+    except ValueError:
+        pass  # no number: operations.parse says so
+    return step, ""
+
+
+def _template(text: str, input_: str) -> Template:
+    """An output's path, cut at its fields; those that the input's path decides are filled in.
+
+    Raises:
+        ValueError: a lone brace or an unknown field, in words
+    """
+    directory, _, name = input_.rpartition("/")
+    stem, dot, extension = name.rpartition(".")
+    known = {"dir": directory, "stem": stem if dot else name, "ext": extension if dot else ""}
+    if not directory:
+        text = text.replace("{dir}/", "")
+    parts: list[tuple[str, str]] = []
+    literal = ""
+    try:
+        pieces = list(Formatter().parse(text))
+    except ValueError:
+        pieces = [(text, "", "lone", None)]
+    for piece, field, format_, conversion in pieces:
+        literal += piece
+        if field is None:
+            continue
+        if format_ or conversion or field not in (*known, *FIELDS):
+            fields = ", ".join(f"{{{name}}}" for name in (*known, *FIELDS))
+            raise ValueError(f"expected a path with the fields {fields} or with {{{{ for a brace, came {came(text)}")
+        if field in known:
+            literal += known[field]
+        else:
+            parts.append((literal, field))
+            literal = ""
+    return Template((*parts, (literal, "")), any(field in FIELDS[:3] for _, field in parts), text)

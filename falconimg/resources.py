@@ -1,0 +1,241 @@
+"""One class for each URL; the table ROUTES is at the foot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import cached_property
+from importlib import resources
+from importlib.metadata import version
+from time import monotonic
+from typing import Any, ClassVar
+
+import falcon
+
+from falconimg import formats, openapi, operations, request
+from falconimg.errors import BodyTooLarge, IncompleteBody, WrongMediaType
+from falconimg.job import Job, Outcome, Report
+from falconimg.log import logger
+from falconimg.openapi import JSON, NDJSON
+from falconimg.pipeline import Pipeline, report
+from falconimg.settings import Settings
+from falconimg.stores import Store
+
+CODECS = ("opencv-python-headless", "simplejpeg", "numpy")
+STATUSES = {"done": falcon.HTTP_200, "partial": falcon.HTTP_207, "failed": falcon.HTTP_422}
+
+
+class Resource:
+    """What every resource is given: the settings and the pipeline of its process."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+        self.settings, self.pipeline = settings, pipeline
+
+
+class Process(Resource):
+    """POST /v1/process: a batch, and its report."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the report, or with a line for each image as it finishes."""
+        begun = monotonic()
+        _, job = _job(req, self.settings, self.pipeline.store, request.process)
+        outcomes = self.pipeline.stream(job)
+        if req.client_prefers((JSON, NDJSON)) == NDJSON:
+            resp.content_type = NDJSON
+            resp.stream = self._lines(outcomes, begun)
+            return
+        whole = report(outcomes, begun)
+        resp.status = STATUSES[whole.status]
+        resp.media = {**_totals(whole), "images": [_outcome(image) for image in whole.images]}
+
+    def _lines(self, outcomes: Iterator[Outcome], begun: float) -> Iterator[bytes]:
+        finished = []
+        for outcome in outcomes:
+            finished.append(outcome)
+            yield _line({"index": outcome.index, **_outcome(outcome)})
+        yield _line(_totals(report(finished, begun)))
+
+
+class Items(Resource):
+    """POST /items/: the original's route, which answers with the document as it came."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Process the batch; what failed is in the log and counted in a header."""
+        body, job = _job(req, self.settings, self.pipeline.store, request.items)
+        whole = self.pipeline.run(job)
+        for image in whole.images:
+            for note in image.notes:
+                logger.info("note", input=image.input, pointer=note.pointer, detail=note.detail)
+        if whole.failed:
+            resp.set_header("Falconimg-Failed", str(whole.failed))
+        resp.content_type = JSON
+        resp.data = body
+
+
+class Information(Resource):
+    """GET /: what this server is."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        """Answer with names, versions, tables and limits."""
+        resp.media = {
+            "name": "falconimg",
+            "version": version("falconimg"),
+            "links": {"docs": "docs", "openapi": "openapi.json", "process": "v1/process", "items": "items/"},
+            "operations": [form.step for entry in operations.OPERATIONS.values() for form in entry.forms],
+            "formats": {
+                form.name: {"extensions": form.extensions, "reads": form.reads, "writes": form.writes}
+                for form in formats.FORMATS.values()
+            },
+            "limits": {
+                name: value for name, value in asdict(self.settings).items() if name.startswith("max_")
+            },
+        }
+
+    on_head = on_get
+
+
+class OpenApi(Resource):
+    """GET /openapi.json."""
+
+    @cached_property
+    def document(self) -> bytes:
+        """The document, made once."""
+        return json.dumps(openapi.document(self.settings)).encode()
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        """Answer with the document."""
+        resp.content_type, resp.data = JSON, self.document
+
+    on_head = on_get
+
+
+class Docs(Resource):
+    """GET /docs and its files: Swagger UI, shipped in the package; it loads nothing from elsewhere."""
+
+    files: ClassVar = {
+        "index.html": "text/html; charset=utf-8",
+        "start.js": "text/javascript; charset=utf-8",
+        "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+        "swagger-ui.css": "text/css; charset=utf-8",
+    }
+    # Swagger UI sets style attributes and shows images of its own as data.
+    policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str = "index.html") -> None:  # noqa: ARG002
+        """Answer with one of the files."""
+        if name not in self.files:
+            raise falcon.HTTPRouteNotFound
+        resp.content_type = self.files[name]
+        resp.set_header("Content-Security-Policy", self.policy)
+        resp.data = (resources.files("falconimg") / "docs" / name).read_bytes()
+
+    on_head = on_get
+
+
+class Alive(Resource):
+    """GET /livez: the process answers."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        """Answer, nothing else."""
+        resp.media = {"status": "alive"}
+
+    on_head = on_get
+
+
+class Ready(Resource):
+    """GET /readyz: whether requests can be taken, and which codecs are inside."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        """Answer 200, or 503 with what is wrong."""
+        wrong = ["the server is stopping"] if self.pipeline.stopping else self.pipeline.store.faults()
+        if wrong:
+            resp.status = falcon.HTTP_503
+        resp.media = {
+            "status": "not ready" if wrong else "ready",
+            "faults": wrong,
+            "version": version("falconimg"),
+            "codecs": {name: version(name) for name in CODECS},
+        }
+
+    on_head = on_get
+
+
+def _job(
+    req: falcon.Request, settings: Settings, store: Store, reader: Callable[[Any, Settings, Store, int], Job]
+) -> tuple[bytes, Job]:
+    """The body, and the job that it describes."""
+    media_type = req.content_type
+    if media_type and not _is_json(media_type):
+        raise WrongMediaType(f"expected {JSON}, came {media_type[:100]!a}")
+    coding = req.get_header("Content-Encoding") or "identity"
+    if coding.lower() != "identity":
+        raise WrongMediaType(f"expected no Content-Encoding, came {coding[:100]!a}")
+    body = _body(req, settings.max_body)
+    return body, reader(request.document(body, settings), settings, store, len(body))
+
+
+def _is_json(media_type: str) -> bool:
+    kind, parameters = falcon.parse_header(media_type)
+    return kind.lower() == JSON and parameters.get("charset", "utf-8").lower() in ("utf-8", "utf8", "us-ascii")
+
+
+def _body(req: falcon.Request, limit: int) -> bytes:
+    """The whole body, never more than `limit` bytes of it."""
+    length = req.content_length
+    if length is not None and length > limit:
+        raise BodyTooLarge(f"expected at most {limit} bytes (FALCONIMG_MAX_BODY), came {length}")
+    if length is None and "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
+        return b""
+    wanted = limit + 1 if length is None else length
+    parts, size = [], 0
+    try:
+        # Falcon's bounded stream reads a chunked body as empty
+        while size < wanted and (part := req.stream.read(min(wanted - size, 1 << 20))):
+            parts.append(part)
+            size += len(part)
+    except OSError as error:
+        raise IncompleteBody(f"the body ended early: {error}") from None
+    if size > limit:
+        raise BodyTooLarge(f"expected at most {limit} bytes (FALCONIMG_MAX_BODY), came more")
+    if length is not None and size < length:
+        raise IncompleteBody(f"expected {length} bytes by its Content-Length, came {size}")
+    return b"".join(parts)
+
+
+def _totals(whole: Report) -> dict[str, Any]:
+    return {key: getattr(whole, key) for key in ("status", "done", "failed", "skipped", "ms")}
+
+
+def _outcome(image: Outcome) -> dict[str, Any]:
+    """One image's part of the report; what there is nothing of is left out."""
+    answer: dict[str, Any] = {
+        "input": image.input,
+        "status": image.status,
+        "ms": image.ms,
+        "outputs": [{k: v for k, v in asdict(output).items() if v is not None} for output in image.outputs],
+    }
+    if image.notes:
+        answer["notes"] = [note._asdict() for note in image.notes]
+    if image.error:
+        answer["error"] = asdict(image.error)
+    return answer
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+ROUTES: dict[str, type[Resource]] = {
+    "/": Information,
+    "/items": Items,
+    "/items/": Items,
+    "/v1/process": Process,
+    "/openapi.json": OpenApi,
+    "/docs": Docs,
+    "/docs/{name}": Docs,
+    "/livez": Alive,
+    "/healthz": Alive,
+    "/health": Alive,
+    "/readyz": Ready,
+}

@@ -1,0 +1,99 @@
+"""JSON Schema's verdicts in words: where, what was expected, what came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from falconimg.errors import Place
+
+Schema = dict[str, Any]
+
+BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+
+NAMES = {
+    "array": "an array",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "an object",
+    "string": "a string",
+}
+
+
+def faults(validator: Draft202012Validator, document: object, limit: int) -> list[Place]:
+    """The first `limit` faults of a document, none if it is valid."""
+    found = (place for error in validator.iter_errors(document) for place in places(error))
+    return list(islice(found, limit))
+
+
+def out_of_bounds(error: ValidationError) -> bool:
+    """Whether a number is too small, too large or not one of those there are, and nothing else is wrong."""
+    return error.validator in BOUNDS or (error.validator == "enum" and isinstance(error.instance, (int, float)))
+
+
+def pointer(path: Any) -> str:
+    """RFC 6901: the reference tokens of a path, escaped."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def came(value: object) -> str:
+    """A value as it came, in ASCII, with control characters escaped, at most 100 characters long."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        text = json.dumps(value[:100] if isinstance(value, str) else value)
+    else:
+        text = f"{NAMES['array' if isinstance(value, list) else 'object']} of {len(value)}"  # type: ignore[arg-type]
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def expected(schema: Mapping[str, Any]) -> str:
+    """What a schema takes, in words: its own `expected`, its values, or its type and bounds."""
+    if "x-expected" in schema:
+        return str(schema["x-expected"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
+    types = schema.get("type", "a value")
+    kind = " or ".join(NAMES[name] for name in ([types] if isinstance(types, str) else types))
+    if types == "string" and "maxLength" in schema:
+        return f"a string of {schema.get('minLength', 0)} to {schema['maxLength']} characters"
+    low, over, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    if over is not None and high is not None:
+        return f"over {over} and at most {high}"
+    if low is not None and high is not None:
+        return f"{low} to {high}" if types == "number" else f"{kind} from {low} to {high}"
+    return f"{kind} of at least {low}" if low is not None else kind
+
+
+def places(error: ValidationError) -> Iterator[Place]:
+    """One fault of jsonschema's as ours; several where an object lacks or has too many keys."""
+    at, schema = pointer(error.absolute_path), error.schema
+    instance: Any = error.instance
+    if error.validator == "required":
+        # jsonschema reports each missing key by itself
+        missing = next(key for key in error.validator_value if repr(key) in error.message)
+        yield Place(at, f"expected the key {came(missing)}, which is missing")
+    elif error.validator == "additionalProperties":
+        known = ", ".join(schema.get("properties", {}))  # type: ignore[union-attr]
+        for key in sorted(set(instance) - set(schema["properties"])):  # type: ignore[index]
+            yield Place(at, f"expected one of the keys {known}, came {came(key)}")
+    elif error.validator in ("maxItems", "minItems"):
+        bound = "at most" if error.validator == "maxItems" else "at least"
+        yield Place(at, f"expected {bound} {error.validator_value}, came {len(instance)}")
+    elif error.validator == "dependentRequired":
+        yield Place(at, f"expected both or none of {_pairs(error.validator_value)}")
+    elif error.validator == "not" or error.validator == "oneOf" or error.validator == "anyOf":
+        yield Place(at, f"expected {schema.get('x-alternatives', 'another form')}")  # type: ignore[union-attr]
+    else:
+        yield Place(at, f"expected {expected(schema)}, came {came(instance)}")  # type: ignore[arg-type]
+
+
+def _pairs(dependent: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} and {' and '.join(needs)}" for key, needs in dependent.items())

@@ -1,0 +1,216 @@
+"""The settings: one row for each FALCONIMG_ variable.
+
+`Settings()` are the defaults, `Settings.from_environ()` is what the server
+starts with. This is the one module that looks at the environment; importing it
+also sets what OpenCV reads from there, because OpenCV looks only once, when
+cv2 is first imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from falconimg.errors import SettingsProblem
+
+PREFIX = "FALCONIMG_"
+CORES = os.cpu_count() or 1
+
+
+class Row(NamedTuple):
+    """What one setting takes: how its text is read, what is allowed in words, and one line of help."""
+
+    read: Callable[[str], Any]
+    allowed: str
+    help: str
+
+
+def _number(text: str, low: float, high: float) -> int:
+    """A whole number, with k, M or G for thousands, millions and thousand millions."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([kMG]?)", text, re.ASCII)
+    if not match:
+        raise ValueError
+    value = round(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[match[2]], 6)
+    if not low <= value <= high or value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _seconds(text: str, high: float) -> float:
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII) or not 0 < float(text) <= high:
+        raise ValueError
+    return float(text)
+
+
+def _choice(text: str, values: Mapping[str, Any]) -> Any:
+    if text not in values:
+        raise ValueError
+    return values[text]
+
+
+def _bind(text: str) -> str:
+    if not re.fullmatch(r"unix:.+|(\[[0-9a-fA-F:.]+\]|[^\s:/]+):\d{1,5}", text, re.ASCII):
+        raise ValueError
+    return text
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
+
+
+def _directory(text: str) -> Path:
+    if not text or "\0" in text or not Path(text).is_dir():
+        raise ValueError
+    return Path(text)
+
+
+def _short(value: int) -> str:
+    for unit, suffix in ((10**9, "G"), (10**6, "M")):
+        if value >= unit and value % unit == 0:
+            return f"{value // unit}{suffix}"
+    return str(value)
+
+
+def _count(default: int, low: int, high: int, help_: str) -> Any:
+    row = Row(partial(_number, low=low, high=high), f"a whole number from {_short(low)} to {_short(high)}", help_)
+    return field(default=default, metadata={"row": row})
+
+
+def _time(default: float, high: float, help_: str) -> Any:
+    row = Row(partial(_seconds, high=high), f"seconds, over 0 and at most {high:g}", help_)
+    return field(default=default, metadata={"row": row})
+
+
+def _one_of(default: Any, values: Mapping[str, Any], help_: str) -> Any:
+    row = Row(partial(_choice, values=values), " or ".join(values), help_)
+    return field(default=default, metadata={"row": row})
+
+
+def _other(default: Any, read: Callable[[str], Any], allowed: str, help_: str) -> Any:
+    return field(default=default, metadata={"row": Row(read, allowed, help_)})
+
+
+def _memory() -> int:
+    """Half of the machine's memory, shared by the workers, in bytes."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(512 * 10**6, whole // 2 // max(2, CORES))
+
+
+ON_OFF = {"on": True, "off": False}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, with its default. Sizes are bytes or pixels, times are seconds."""
+
+    bind: str = _other("127.0.0.1:8888", _bind, "HOST:PORT or unix:PATH", "where the server listens")
+    hosts: tuple[str, ...] = _other(
+        (), _hosts, "names separated by commas",
+        "Host headers to answer besides localhost, where the server listens on loopback",
+    )  # fmt: skip
+    workers: int = _count(max(2, CORES), 1, 256, "worker processes")
+    threads: int = _count(8, 1, 1024, "requests that a worker serves at once")
+    pool: int = _count(CORES, 1, 256, "images that a worker processes at once")
+    root: Path = _other(Path(), _directory, "a directory", "where relative paths start; nothing outside is touched")
+    input_root: Path | None = _other(None, _directory, "a directory", "the same for inputs alone")
+    output_root: Path | None = _other(None, _directory, "a directory", "the same for outputs alone")
+    fsync: bool = _one_of(True, ON_OFF, "whether results are synced to the disk before they are called done")
+    jpeg_quality: int = _count(95, 1, 100, "JPEG's quality where a request names none")
+    webp_quality: int = _count(80, 1, 100, "WebP's")
+    avif_quality: int = _count(60, 1, 100, "AVIF's")
+    log: str = _one_of("plain", {"plain": "plain", "json": "json"}, "the form of the log's lines")
+    log_level: str = _one_of(
+        "info", {name: name for name in ("debug", "info", "warning", "error")}, "the least level that is logged"
+    )
+    max_body: int = _count(10 * 10**6, 1, 10**9, "bytes of a JSON body")
+    max_json_depth: int = _count(32, 4, 100, "levels of nesting in a JSON body")
+    max_images: int = _count(1000, 1, 10**6, "images of a request")
+    max_operations: int = _count(64, 1, 1000, "operations of a list")
+    max_outputs: int = _count(4096, 1, 10**6, "outputs of an image")
+    max_file: int = _count(200 * 10**6, 1, 10**10, "bytes of an input file")
+    max_pixels: int = _count(50 * 10**6, 1, 10**9, "pixels of a picture, read or made")
+    max_side: int = _count(16384, 1, 65500, "pixels of a picture's side")
+    max_output_pixels: int = _count(1000 * 10**6, 1, 10**12, "pixels of an image's outputs together")
+    max_request_line: int = _count(8190, 512, 8190, "bytes of an HTTP request line")
+    memory: int = _count(_memory(), 10**6, 10**13, "bytes that a worker's images may take at once")
+    wait_seconds: float = _time(30, 3600, "how long a request waits for memory before it is refused with 503")
+    image_seconds: float = _time(60, 86400, "how long one image may take")
+    graceful_seconds: float = _time(30, 86400, "how long a stopping worker begins further images of accepted requests")
+    keepalive_seconds: float = _time(5, 3600, "how long an idle connection is kept")
+    timeout_seconds: float = _time(120, 86400, "how long a worker may be silent before it is replaced")
+
+    @property
+    def roots(self) -> tuple[Path, Path]:
+        """The input root and the output root."""
+        return self.input_root or self.root, self.output_root or self.root
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this machine can reach the server: then the Host header is checked."""
+        host = self.bind.rpartition(":")[0].strip("[]").lower()
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings that these variables (default: the process's) make.
+
+        Raises:
+            SettingsProblem: one line naming the variable, what is allowed and what came
+        """
+        environ = os.environ if environ is None else environ
+        rows: dict[str, Row] = {PREFIX + f.name.upper(): f.metadata["row"] for f in fields(cls)}
+        values = {}
+        for name in sorted(name for name in environ if name.startswith(PREFIX)):
+            if name not in rows:
+                close = difflib.get_close_matches(name, rows, 1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise SettingsProblem(f"{name} is not a setting{hint}")
+            try:
+                values[name.removeprefix(PREFIX).lower()] = rows[name].read(environ[name])
+            except ValueError:
+                came = ascii(environ[name])[:100]
+                raise SettingsProblem(f"{name}: expected {rows[name].allowed}, came {came}") from None
+        return cls(**values)
+
+
+def rows() -> list[tuple[str, str, Row]]:
+    """(variable, default as text, row) of each setting, in order: for documentation and messages."""
+    names = {True: "on", False: "off", None: "that of FALCONIMG_ROOT"}
+    table = []
+    for f in fields(Settings):
+        if isinstance(f.default, bool) or f.default is None:
+            default = names[f.default]
+        elif isinstance(f.default, int):
+            default = _short(f.default)
+        elif isinstance(f.default, tuple):
+            default = ",".join(f.default)
+        else:
+            default = f"{f.default:g}" if isinstance(f.default, float) else str(f.default)
+        table.append((PREFIX + f.name.upper(), default, f.metadata["row"]))
+    return table
+
+
+def _prepare_opencv() -> None:
+    """What OpenCV reads when cv2 is imported; what the user has set there already wins."""
+    try:
+        settings = Settings.from_environ()
+    except SettingsProblem:
+        settings = Settings()  # the server's start reads them again, and says what is wrong
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(settings.max_pixels))
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_WIDTH", str(max(settings.max_side, 16384)))
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", str(max(settings.max_side, 16384)))
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+
+def codec_pixel_limit() -> int:
+    """The largest picture, in pixels, that OpenCV will decode in this process."""
+    return int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+
+
+_prepare_opencv()

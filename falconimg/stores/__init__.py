@@ -1,0 +1,73 @@
+"""Where bytes come from and go: the protocol that every store keeps.
+
+`files` is a guarded directory of the server, `memory` a dictionary for tests
+and uploads. tests/test_stores.py runs one contract over all of them: a new
+store is one module here and one row in that test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+IfExists = Literal["overwrite", "skip", "error"]
+
+
+class File(NamedTuple):
+    """One result to be published: its path in the store and its bytes."""
+
+    path: str
+    data: bytes
+
+
+class Store(Protocol):
+    """Bytes by path. Every method is safe to call from several threads at once.
+
+    A path is relative to the store's root, with `/` between its components, or
+    absolute and inside the root. `check_input` and `check_output` say whether a
+    request may name it; they look at the path and at directories on the way,
+    never at whether the file exists.
+    """
+
+    def check_input(self, path: str) -> str:
+        """The canonical name of an input: equal for two paths to one file, and
+        comparable with `check_output`'s.
+
+        Raises:
+            InvalidRequest: the path is malformed (empty, NUL, `//`, over-long, ...)
+            Forbidden: it leads outside the root, or through a symbolic link
+        """
+
+    def check_output(self, path: str) -> str:
+        """The same for an output, whose last component may be a symbolic link:
+        it would be replaced as a name."""
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The whole file, if it is a regular file of at most `limit` bytes.
+
+        Raises:
+            Missing, Unreadable, TooLarge: as the names say; Unreadable also for a malformed path
+            OutsideRoot: the path leads outside after all (a race was tried)
+        """
+
+    def exists(self, path: str) -> bool:
+        """Whether an output's name is taken, by whatever (a link is not followed).
+
+        Raises:
+            BadName, OutsideRoot, NotWritten: as `publish`; the last where the disk does not say
+        """
+
+    def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
+        """Put all files in place, each atomically, directories made as needed.
+
+        All are written and synced before the first is put in place; they are
+        put in place in their order. A directory at a path is not overwritten: NotWritten. Returns
+        the paths that were left as they were (`if_exists` is "skip" and the name was taken).
+
+        Raises:
+            Exists: a name was taken and `if_exists` is "error"
+            NotWritten: the disk or its permissions refused
+            BadName: a path is malformed
+            OutsideRoot: a path leads outside the root
+            Each carries `written`: the paths that are in place all the same.
+        """

@@ -1,0 +1,443 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: embedsignature=True, auto_pickle=False, autotestdict=False
+"""The plan of one image: which steps lead to which results, and the walk that makes them.
+
+Nothing here knows a file format or an operation. A route is the list of steps
+of one output; routes that begin alike share those steps, so the routes of an
+image make a tree. Each step, asked with a shape, answers with its effect there:
+
+    Grid    cuts the picture into cells, which are views of it
+    Window  keeps one rectangle, a view as well
+    Map     makes a new picture by a function
+    None    leaves it as it is
+
+The plan asks every step once for each shape it meets, before there are any
+pixels; so it knows every result's name and size and the peak of memory. The
+walk is depth-first: a leaf is handed out, and let go, before the next one is made.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+import numpy as np
+
+ctypedef fused depth_t:
+    uint8_t
+    uint16_t
+
+
+class PlanError(Exception):
+    """A plan passes a bound: `kind` is "outputs", "pixels", "side" or "total"; `value` is what came."""
+
+    def __init__(self, str kind, value):
+        super().__init__(kind, value)
+        self.kind = kind
+        self.value = value
+
+
+cdef class Shape:
+    """A picture's height and width in pixels, its channels (1, 3, 4) and the bytes of a sample (1, 2)."""
+
+    cdef readonly Py_ssize_t height, width, channels, itemsize
+
+    def __init__(self, Py_ssize_t height, Py_ssize_t width, Py_ssize_t channels=3, Py_ssize_t itemsize=1):
+        if height < 1 or width < 1 or channels not in (1, 3, 4) or itemsize not in (1, 2):
+            raise ValueError(f"no picture is {height} x {width} x {channels} of {itemsize} bytes")
+        self.height, self.width, self.channels, self.itemsize = height, width, channels, itemsize
+
+    @property
+    def nbytes(self):
+        """The bytes of an array of this shape."""
+        return self.height * self.width * self.channels * self.itemsize
+
+    def resized(self, Py_ssize_t height, Py_ssize_t width):
+        """The same kind of picture at another size."""
+        return Shape(height, width, self.channels, self.itemsize)
+
+    def __eq__(self, other):
+        if not isinstance(other, Shape):
+            return NotImplemented
+        return (self.height, self.width, self.channels, self.itemsize) == (
+            other.height, other.width, other.channels, other.itemsize)
+
+    def __hash__(self):
+        return hash((self.height, self.width, self.channels, self.itemsize))
+
+    def __repr__(self):
+        return f"Shape({self.height}, {self.width}, {self.channels}, {self.itemsize})"
+
+
+cdef class Grid:
+    """A cut into cells: `rows` and `columns` are the edges, from 0 to the side, ascending."""
+
+    cdef readonly tuple rows, columns
+
+    def __init__(self, rows, columns):
+        self.rows, self.columns = tuple(rows), tuple(columns)
+
+
+cdef class Window:
+    """One rectangle is kept: `height` by `width` pixels from row `top`, column `left`."""
+
+    cdef readonly Py_ssize_t top, left, height, width
+
+    def __init__(self, Py_ssize_t top, Py_ssize_t left, Py_ssize_t height, Py_ssize_t width):
+        self.top, self.left, self.height, self.width = top, left, height, width
+
+
+cdef class Map:
+    """A new picture of `shape`, made by `make(array) -> array`; `workspace` bytes are needed besides."""
+
+    cdef readonly Shape shape
+    cdef readonly object make
+    cdef readonly Py_ssize_t workspace
+
+    def __init__(self, Shape shape not None, make, Py_ssize_t workspace=0):
+        self.shape, self.make, self.workspace = shape, make, workspace
+
+
+cdef class Leaf:
+    """One result: the route it ends, its number there from 1, its cell in the last grid, shape and path."""
+
+    cdef readonly Py_ssize_t route, index, row, column
+    cdef readonly Shape shape
+    cdef public str path
+
+    def __repr__(self):
+        return f"Leaf({self.path!r}, {self.shape!r})"
+
+
+cdef class _Node:
+    """A picture on the way: how it comes from its parent, and what is made of it."""
+
+    cdef object effect              # Map, Window, or None for the root and for the grid's cells
+    cdef Py_ssize_t top, left       # where it lies in its parent, if it is a view
+    cdef bint view
+    cdef Shape shape
+    cdef list children, leaves
+
+    def __cinit__(self, Shape shape, effect=None, bint view=False, Py_ssize_t top=0, Py_ssize_t left=0):
+        self.shape, self.effect, self.view, self.top, self.left = shape, effect, view, top, left
+        self.children, self.leaves = [], []
+
+
+cdef class Plan:
+    """What will be made of a picture of `source` shape, and in which order.
+
+    Args:
+        source: the decoded, oriented picture's Shape
+        routes: for each output its steps; a step is hashable and is asked by `effect`
+        effect: (step, Shape) -> Grid | Window | Map | None; what it raises comes through
+        names: for each route (parts, numbered), as falconimg.job.Template has them
+        max_outputs, max_pixels, max_side, max_total: bounds of leaves, of each
+            picture on the way, of its sides, and of all leaves' pixels together
+
+    Raises:
+        PlanError: one of the bounds is passed; found before the tree grows beyond it
+    """
+
+    cdef readonly Shape source
+    cdef readonly tuple leaves
+    cdef _Node root
+    cdef object effect
+    cdef Py_ssize_t max_outputs, max_pixels, max_side, max_total, total
+    cdef list found, counts
+
+    def __init__(self, Shape source not None, routes, effect, names, *, Py_ssize_t max_outputs,
+                 Py_ssize_t max_pixels, Py_ssize_t max_side, Py_ssize_t max_total):
+        self.source, self.effect = source, effect
+        self.max_outputs, self.max_pixels = max_outputs, max_pixels
+        self.max_side, self.max_total = max_side, max_total
+        self.total, self.found, self.counts = 0, [], [0] * len(routes)
+        self.root = _Node(source)
+        self.grow(self.root, [(number, tuple(steps)) for number, steps in enumerate(routes)], 0, 1, 1)
+        cdef Leaf leaf
+        for leaf in self.found:
+            parts, numbered = names[leaf.route]
+            leaf.path = name(parts, numbered, leaf, self.counts[leaf.route])
+        self.leaves = tuple(self.found)
+
+    cdef grow(self, _Node node, list routes, Py_ssize_t depth, Py_ssize_t row, Py_ssize_t column):
+        """Everything that `routes`, from their step `depth` on, make of `node`, in order."""
+        cdef dict branches = {}
+        for number, steps in routes:
+            if len(steps) == depth:
+                self.add_leaf(node, number, row, column)
+            else:
+                branches.setdefault(steps[depth], []).append((number, steps))
+        for step, members in branches.items():
+            self.branch(node, self.effect(step, node.shape), members, depth + 1, row, column)
+
+    cdef branch(self, _Node node, effect, list routes, Py_ssize_t depth, Py_ssize_t row, Py_ssize_t column):
+        cdef Py_ssize_t i, j
+        cdef _Node child
+        if effect is None:
+            self.grow(node, routes, depth, row, column)
+        elif isinstance(effect, Map):
+            child = _Node(self.bounded((<Map> effect).shape), effect)
+            node.children.append(child)
+            self.grow(child, routes, depth, row, column)
+        elif isinstance(effect, Window):
+            child = self.view(node, effect.top, effect.left, effect.height, effect.width)
+            self.grow(child, routes, depth, row, column)
+        else:
+            ys, xs = (<Grid?> effect).rows, (<Grid> effect).columns
+            for i in range(len(ys) - 1):
+                for j in range(len(xs) - 1):
+                    child = self.view(node, ys[i], xs[j], ys[i + 1] - ys[i], xs[j + 1] - xs[j])
+                    self.grow(child, routes, depth, i + 1, j + 1)
+
+    cdef _Node view(self, _Node node, Py_ssize_t top, Py_ssize_t left, Py_ssize_t height, Py_ssize_t width):
+        if top < 0 or left < 0 or top + height > node.shape.height or left + width > node.shape.width:
+            raise ValueError(f"{height} x {width} at {top}, {left} is not inside {node.shape!r}")
+        cdef _Node child = _Node(node.shape.resized(height, width), None, True, top, left)
+        node.children.append(child)
+        return child
+
+    cdef Shape bounded(self, Shape shape):
+        if max(shape.height, shape.width) > self.max_side:
+            raise PlanError("side", max(shape.height, shape.width))
+        if shape.height * shape.width > self.max_pixels:
+            raise PlanError("pixels", shape.height * shape.width)
+        return shape
+
+    cdef add_leaf(self, _Node node, Py_ssize_t route, Py_ssize_t row, Py_ssize_t column):
+        if len(self.found) == self.max_outputs:
+            raise PlanError("outputs", self.max_outputs + 1)
+        self.total += node.shape.height * node.shape.width
+        if self.total > self.max_total:
+            raise PlanError("total", self.total)
+        self.counts[route] += 1
+        cdef Leaf leaf = Leaf()
+        leaf.route, leaf.index, leaf.row, leaf.column = route, self.counts[route], row, column
+        leaf.shape = node.shape
+        node.leaves.append(leaf)
+        self.found.append(leaf)
+
+    def peak(self, encode_cost):
+        """The most bytes that the walk holds at once, the source included.
+
+        Args:
+            encode_cost: (Leaf) -> (bytes needed to encode it, bytes of the file it becomes)
+        """
+        kept = 0
+        cost = {}
+        for leaf in self.leaves:
+            during, file = encode_cost(leaf)
+            cost[leaf] = during
+            kept += file
+        return self.node_peak(self.root, cost) + kept
+
+    cdef node_peak(self, _Node node, dict cost):
+        cdef _Node child
+        held = 0 if node.view else node.shape.nbytes
+        most = held
+        last = node.children[len(node.children) - 1] if node.children else None
+        for leaf in node.leaves:
+            most = max(most, held + cost[leaf])
+        for child in node.children:
+            if child.view:
+                most = max(most, held + self.node_peak(child, cost))
+            else:
+                made = child.shape.nbytes + (<Map> child.effect).workspace
+                rest = 0 if child is last else held
+                most = max(most, held + made, rest + self.node_peak(child, cost))
+        return most
+
+    def run(self, decode, emit, tick):
+        """Make all leaves, in the order of `leaves`.
+
+        Args:
+            decode: answers with the source's array, uint8 or uint16, (height, width, channels);
+                the walk owns it, and lets it go as soon as nothing more is made of it
+            emit: called with (Leaf, array) for each; the array may be a view, and is not kept
+            tick: called with no argument before each picture is made; what it raises ends the walk
+        """
+        tick()
+        self.walk(self.root, [check(decode(), self.source)], emit, tick)
+
+    cdef walk(self, _Node node, list pictures, emit, tick):
+        """`pictures` holds the node's array last; it is taken off as soon as it is not needed."""
+        cdef _Node child
+        array = pictures.pop()
+        last = node.children[len(node.children) - 1] if node.children else None
+        for leaf in node.leaves:
+            tick()
+            emit(leaf, array)
+        for child in node.children:
+            tick()
+            if child.view:
+                pictures.append(array[child.top:child.top + child.shape.height,
+                                      child.left:child.left + child.shape.width])
+            else:
+                pictures.append(check((<Map> child.effect).make(array), child.shape))
+            if child is last:
+                array = None
+            self.walk(child, pictures, emit, tick)
+
+
+cdef check(array, Shape shape):
+    """The array, if it is what the plan says: a step that answers otherwise is a fault of ours."""
+    if (array.shape != (shape.height, shape.width, shape.channels) or array.itemsize != shape.itemsize
+            or array.dtype.kind != "u"):
+        raise ValueError(f"expected {shape!r}, came {array.shape} of {array.dtype}")
+    return array
+
+
+def name(parts, bint numbered, Leaf leaf not None, Py_ssize_t count):
+    """A leaf's path: the template's fields filled in, and `_1 ... _N` before the
+    extension where there are several and no field tells them apart."""
+    fields = {"index": leaf.index, "row": leaf.row, "col": leaf.column,
+              "width": leaf.shape.width, "height": leaf.shape.height}
+    path = "".join([literal + (str(fields[field]) if field else "") for literal, field in parts])
+    if count == 1 or numbered:
+        return path
+    stem, dot, extension = path.rpartition(".")
+    return f"{stem}_{leaf.index}{dot}{extension}"
+
+
+def edges(Py_ssize_t side, Py_ssize_t parts):
+    """Where a side of that many pixels is cut into so many parts; the last ones take a pixel more.
+
+    For two parts the cut is at side // 2. Needs 1 <= parts <= side.
+    """
+    if not 1 <= parts <= side:
+        raise ValueError(f"{side} pixels make no {parts} parts")
+    base, extra = side // parts, side % parts
+    return tuple([i * base + max(0, i - (parts - extra)) for i in range(parts + 1)])
+
+
+def is_opaque(array):
+    """Whether every pixel's alpha is full. Takes (h, w, 4) as `premultiply` does."""
+    check4(array)
+    if array.dtype == np.uint8:
+        return opaque_rows[uint8_t](array, 255)
+    return opaque_rows[uint16_t](array, 65535)
+
+
+cdef bint opaque_rows(const depth_t[:, :, :] array, depth_t full) noexcept:
+    cdef Py_ssize_t y, x
+    cdef depth_t all_
+    cdef const depth_t *pixel
+    with nogil:
+        for y in range(array.shape[0]):
+            pixel = &array[y, 0, 0]
+            all_ = full
+            for x in range(array.shape[1]):
+                all_ &= pixel[4 * x + 3]
+            if all_ != full:
+                return False
+    return True
+
+
+def premultiply(array):
+    """Colours weighted by their alpha, so that a filter does not mix in those of transparent pixels.
+
+    Takes (h, w, 4) with straight alpha, pixels contiguous within a row. Answers
+    with a new array: for uint8 an exact uint16 one, colour · alpha and alpha · 255;
+    for uint16 a float32 one, colour · alpha / 65535 and alpha.
+    Source: Porter and Duff, Compositing Digital Images, 1984.
+    """
+    check4(array)
+    if array.dtype == np.uint8:
+        result = np.empty(array.shape, np.uint16)
+        premultiply8(array, result)
+    else:
+        result = np.empty(array.shape, np.float32)
+        premultiply16(array, result)
+    return result
+
+
+def unpremultiply(array):
+    """What `premultiply` made, back to straight alpha: uint16 to uint8, float32 to uint16.
+
+    Rounded to nearest, bounded to the depth's range; a pixel whose alpha rounds to
+    nothing is all zero.
+    """
+    check4(array, (np.uint16, np.float32))
+    if array.dtype == np.uint16:
+        result = np.empty(array.shape, np.uint8)
+        unpremultiply8(array, result)
+    else:
+        result = np.empty(array.shape, np.uint16)
+        unpremultiply16(array, result)
+    return result
+
+
+cdef check4(array, depths=(np.uint8, np.uint16)):
+    """What the kernels below rely on, for they go through a row by pointer."""
+    if array.ndim != 3 or array.shape[2] != 4 or array.size == 0 or array.dtype not in depths:
+        names = " or ".join([depth.__name__ for depth in depths])
+        raise ValueError(f"expected (h, w, 4) of {names}, came {array.shape} of {array.dtype}")
+    if array.strides[1:] != (4 * array.itemsize, array.itemsize):
+        raise ValueError("expected pixels that are contiguous within a row")
+
+
+cdef void premultiply8(const uint8_t[:, :, :] source, uint16_t[:, :, ::1] result) noexcept:
+    cdef Py_ssize_t y, x
+    cdef const uint8_t *pixel
+    cdef uint16_t *out
+    with nogil:
+        for y in range(source.shape[0]):
+            pixel = &source[y, 0, 0]
+            out = &result[y, 0, 0]
+            for x in range(source.shape[1]):
+                out[4 * x] = pixel[4 * x] * pixel[4 * x + 3]
+                out[4 * x + 1] = pixel[4 * x + 1] * pixel[4 * x + 3]
+                out[4 * x + 2] = pixel[4 * x + 2] * pixel[4 * x + 3]
+                out[4 * x + 3] = 255 * pixel[4 * x + 3]
+
+
+cdef void unpremultiply8(const uint16_t[:, :, :] source, uint8_t[:, :, ::1] result) noexcept:
+    cdef Py_ssize_t y, x, c
+    cdef uint32_t alpha, value
+    cdef const uint16_t *pixel
+    cdef uint8_t *out
+    with nogil:
+        for y in range(source.shape[0]):
+            pixel = &source[y, 0, 0]
+            out = &result[y, 0, 0]
+            for x in range(source.shape[1]):
+                alpha = min(<uint32_t> pixel[4 * x + 3], <uint32_t> 65025)
+                if alpha < 128:
+                    out[4 * x] = out[4 * x + 1] = out[4 * x + 2] = out[4 * x + 3] = 0
+                    continue
+                for c in range(3):
+                    value = (pixel[4 * x + c] * <uint32_t> 255 + alpha // 2) // alpha
+                    out[4 * x + c] = <uint8_t> min(value, <uint32_t> 255)
+                out[4 * x + 3] = <uint8_t> ((alpha + 127) // 255)
+
+
+cdef void premultiply16(const uint16_t[:, :, :] source, float[:, :, ::1] result) noexcept:
+    cdef Py_ssize_t y, x, c
+    cdef const uint16_t *pixel
+    cdef float *out
+    cdef float alpha
+    with nogil:
+        for y in range(source.shape[0]):
+            pixel = &source[y, 0, 0]
+            out = &result[y, 0, 0]
+            for x in range(source.shape[1]):
+                alpha = pixel[4 * x + 3]
+                for c in range(3):
+                    out[4 * x + c] = pixel[4 * x + c] * alpha / 65535
+                out[4 * x + 3] = alpha
+
+
+cdef void unpremultiply16(const float[:, :, :] source, uint16_t[:, :, ::1] result) noexcept:
+    cdef Py_ssize_t y, x, c
+    cdef const float *pixel
+    cdef uint16_t *out
+    cdef float alpha
+    with nogil:
+        for y in range(source.shape[0]):
+            pixel = &source[y, 0, 0]
+            out = &result[y, 0, 0]
+            for x in range(source.shape[1]):
+                alpha = min(max(pixel[4 * x + 3], <float> 0), <float> 65535)
+                if alpha < 0.5:
+                    out[4 * x] = out[4 * x + 1] = out[4 * x + 2] = out[4 * x + 3] = 0
+                    continue
+                for c in range(3):
+                    out[4 * x + c] = <uint16_t> (min(max(pixel[4 * x + c] * 65535 / alpha, <float> 0),
+                                                     <float> 65535) + <float> 0.5)
+                out[4 * x + 3] = <uint16_t> (alpha + <float> 0.5)
