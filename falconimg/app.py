@@ -49,7 +49,7 @@ class Hosts:
     def __init__(self, settings: Settings) -> None:
         self.names = {*LOOPBACK, *settings.hosts, settings.bind.rpartition(":")[0].lower()}
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Refuse a Host header that is not ours."""
         host = req.get_header("Host")
         if host is not None and re.sub(r":[0-9]*\Z", "", host.lower()) not in self.names:
@@ -100,11 +100,12 @@ def _problem(req: falcon.Request, resp: falcon.Response, problem: Problem, _para
 
 def _http(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _params: dict[str, Any]) -> None:
     """Falcon's own refusals: no such route, no such method."""
-    for name, value in (error.headers or {}).items() if isinstance(error.headers, dict) else error.headers or ():
-        resp.set_header(name, value)
+    resp.set_headers(error.headers or {})
     status = falcon.http_status_to_code(error.status)
     title = error.status.partition(" ")[2] if isinstance(error.status, str) else error.title
-    _answer(req, resp, status, type="about:blank", title=title, detail=error.description or f"{req.method} {req.path[:100]}")
+    _answer(
+        req, resp, status, type="about:blank", title=title, detail=error.description or f"{req.method} {req.path[:100]}"
+    )
 
 
 def _unforeseen(req: falcon.Request, resp: falcon.Response, _error: Exception, _params: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import datetime
 import signal
 import sys
 import threading
+from collections.abc import MutableMapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,7 @@ except SettingsProblem as problem:
     sys.exit(f"falconimg: {problem.detail}")
 
 
-class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
+class Logger(GunicornLogger):
     """gunicorn's log in the form of ours; the access line carries the request's id."""
 
     def setup(self, cfg: Any) -> None:
@@ -31,7 +32,7 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
         log.configure(settings)
         self.error_log.handlers = [log.Bridge()]
 
-    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: datetime.timedelta) -> None:
+    def access(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: datetime.timedelta) -> None:
         """One line for each answer."""
         headers = {name.lower(): value for name, value in resp.headers}
         log.logger.info(

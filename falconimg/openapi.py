@@ -111,8 +111,12 @@ def document(settings: Settings) -> dict[str, Any]:
         },
         "servers": [{"url": "."}],
         "paths": {
-            "/v1/process": {"post": _post("Process a batch", "process", "Process", EXAMPLE, process | refusals | {"422": failed})},
-            "/items/": {"post": _post("Process a batch, the original's way", "items", "Items", EXAMPLE_ITEMS, items | refusals)},
+            "/v1/process": {
+                "post": _post("Process a batch", "process", "Process", EXAMPLE, process | refusals | {"422": failed})
+            },
+            "/items/": {
+                "post": _post("Process a batch, the original's way", "items", "Items", EXAMPLE_ITEMS, items | refusals)
+            },
             "/": {"get": _get("What this server is", "information")},
             "/livez": {"get": _get("Whether the process is alive", "alive")},
             "/readyz": {"get": _get("Whether it can take requests", "ready") | {"responses": {

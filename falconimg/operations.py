@@ -53,12 +53,12 @@ SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 65500}
 GRAVITY: Schema = {"type": "string", "enum": list(GRAVITIES)}
 COLOUR: Schema = {
     "type": "string",
-    "pattern": r"^(white|black|#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6}))\Z",
+    "pattern": r"^(white|black|#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6}))(?!\n)$",
     "x-expected": "a colour: white, black, RGB or RRGGBB in hexadecimal digits, with or without #",
 }
 CLEAR_COLOUR: Schema = {
     "type": "string",
-    "pattern": r"^(white|black|transparent|#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8}))\Z",
+    "pattern": r"^(white|black|transparent|#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8}))(?!\n)$",
     "x-expected": "a colour: white, black, transparent, RGB, RRGGBB or RRGGBBAA in hexadecimal digits",
 }
 
@@ -245,7 +245,7 @@ class Resize(Operation):
     }
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         sides = re.fullmatch(r"([0-9]{0,9})x([0-9]{0,9})", value or "", re.ASCII)
         if sides and value != "x":
             return {key: int(side) for key, side in zip(("width", "height"), sides.groups(), strict=True) if side}
@@ -256,37 +256,25 @@ class Resize(Operation):
 
     def target(self, shape: Shape) -> tuple[int, int]:
         """(height, width) that a picture of that shape gets; for `pad`, that of the picture inside."""
-        height, width = self._wanted(shape)
-        if not self.enlarge and self.fit in ("stretch", "cover"):
-            height, width = min(height, shape.height), min(width, shape.width)
-        return height, width
-
-    def _wanted(self, shape: Shape) -> tuple[int, int]:
-        if self.factor is not None:
-            return max(1, int(shape.height * self.factor)), max(1, int(shape.width * self.factor))
-        width, height = self.width, self.height
-        if not self.enlarge and (width is None or height is None or self.fit in ("inside", "pad")):
-            width, height = (
-                None if wanted is None else min(wanted, side)
-                for wanted, side in ((width, shape.width), (height, shape.height))
-            )
-        if width is None:
-            assert height is not None  # noqa: S101  (the schema holds it)
-            return height, rounded(shape.width * height, shape.height)
-        if height is None:
+        height, width = self.height, self.width
+        if not self.enlarge:
+            height, width = height and min(height, shape.height), width and min(width, shape.width)
+        if height and width:
+            return _inside(shape, height, width) if self.fit in ("inside", "pad") else (height, width)
+        if width:
             return rounded(shape.height * width, shape.width), width
-        if self.fit in ("inside", "pad"):
-            if shape.width * height >= shape.height * width:
-                return rounded(shape.height * width, shape.width), width
+        if height:
             return height, rounded(shape.width * height, shape.height)
-        return height, width
+        factor = self.factor or 1.0
+        if not self.enlarge:
+            factor = min(factor, 1.0)
+        return max(1, int(shape.height * factor)), max(1, int(shape.width * factor))
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         height, width = self.target(shape)
         inner = shape.resized(height, width)
         if self.fit == "pad":
-            assert self.width is not None and self.height is not None  # noqa: S101  (the schema holds it)
-            canvas = shape.resized(self.height, self.width)
+            canvas = shape.resized(self.height or height, self.width or width)
             make = partial(_padded, inner=inner, canvas=canvas, settings=self)
             return None if canvas == shape else Map(canvas, make, inner.nbytes + scratch(shape, inner))
         if self.fit == "cover":
@@ -297,9 +285,8 @@ class Resize(Operation):
         if inner == shape:
             return None
         between = inner.resized(min(height, shape.height), min(width, shape.width)).nbytes
-        return Map(
-            inner, partial(resized, width=width, height=height, filter_=self.filter), between + scratch(shape, inner)
-        )
+        make = partial(resized, width=width, height=height, filter_=self.filter)
+        return Map(inner, make, between + scratch(shape, inner))
 
     def _covered(self, shape: Shape, height: int, width: int) -> Window:
         """The part of the picture that has the target's aspect, as large as it can be."""
@@ -307,7 +294,14 @@ class Resize(Operation):
             kept = shape.height, min(shape.width, rounded(shape.height * width, height))
         else:
             kept = min(shape.height, rounded(shape.width * height, width)), shape.width
-            return Window(*placed((shape.height, shape.width), kept, self.gravity), *kept)
+        return Window(*placed((shape.height, shape.width), kept, self.gravity), *kept)
+
+
+def _inside(shape: Shape, height: int, width: int) -> tuple[int, int]:
+    """The largest (height, width) of the picture's aspect within the given sides."""
+    if shape.width * height >= shape.height * width:
+        return rounded(shape.height * width, shape.width), width
+    return height, rounded(shape.width * height, shape.height)
 
 
 def _covered(array: Array, window: Window, inner: Shape, filter_: str | None) -> Array:
@@ -341,7 +335,7 @@ class Split(Operation):
     forms = (
         Form(
             "split, split=V, splitQuadrants=V", '{"op": "split"}',
-            'four quadrants for any V but None, none and false (any case), which means "no split"; the cut is at side // 2',
+            'four quadrants, cut at side // 2, for any V but None, none and false (any case), which means "no split"',
         ),
         Form(
             "split=RxC", "rows, columns",
@@ -362,7 +356,7 @@ class Split(Operation):
             return {"rows": int(grid[1]), "columns": int(grid[2])}
         return {} if affirmed(value) else {"rows": 1, "columns": 1}
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         if self.rows == self.columns == 1:
             return None
         if shape.height < self.rows or shape.width < self.columns:
@@ -380,17 +374,15 @@ class Tile(Operation):
     size: int
 
     name = "tile"
-    forms = (
-        Form("tile=S", '{"op": "tile", "size": S}', "square tiles of S pixels, the last row and column smaller"),
-    )
+    forms = (Form("tile=S", '{"op": "tile", "size": S}', "square tiles of S pixels, the last row and column smaller"),)
     properties: ClassVar = {"size": SIDE}
     required = ("size",)
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         return {"size": number(value or "")}
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         rows, columns = ([*range(0, side, self.size), side] for side in (shape.height, shape.width))
         return Grid(rows, columns)
 
@@ -421,7 +413,7 @@ class Blur(Operation):
     required = ("kernel",)
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         return {"kernel": number(value or "")}
 
     def notes(self) -> list[str]:
@@ -429,7 +421,7 @@ class Blur(Operation):
             return [f"kernel {self.kernel} is even, {self.kernel + 1} used"]
         return []
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         if self.kernel == 1:
             return None
         side = self.kernel and self.kernel | 1
@@ -471,7 +463,7 @@ class Crop(Operation):
     }
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         parts = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})(?:([+-][0-9]{1,9})([+-][0-9]{1,9}))?", value or "", re.ASCII)
         if not parts:
             raise ValueError("expected WxH+X+Y or WxH")
@@ -509,10 +501,10 @@ class Rotate(Operation):
     required = ("angle",)
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         return {"angle": number(value or "")}
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         sides = (shape.height, shape.width) if self.angle == 180 else (shape.width, shape.height)
         return Map(shape.resized(*sides), partial(_turned, code=TURNS[self.angle]))
 
@@ -530,16 +522,18 @@ class Flip(Operation):
 
     name = "flip"
     forms = (
-        Form("flip=h, flip=v", '{"op": "flip", "axis": "h"}', "mirrored, left to right (h) or top to bottom (v); exact"),
+        Form(
+            "flip=h, flip=v", '{"op": "flip", "axis": "h"}', "mirrored, left to right (h) or top to bottom (v); exact"
+        ),
     )
     properties: ClassVar = {"axis": {"type": "string", "enum": ["h", "v"]}}
     required = ("axis",)
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         return {"axis": value or ""}
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         return Map(shape, partial(_mirrored, code=1 if self.axis == "h" else 0))
 
 
@@ -556,12 +550,12 @@ class Gray(Operation):
     properties: ClassVar = {}
 
     @classmethod
-    def read(cls, value: str | None, name: str) -> dict[str, Any]:  # noqa: ARG003
+    def read(cls, value: str | None, name: str) -> dict[str, Any]:
         if value is not None:
             raise ValueError("expected no value")
         return {}
 
-    def effect(self, shape: Shape, notice: Notice) -> Effect:  # noqa: ARG002
+    def effect(self, shape: Shape, notice: Notice) -> Effect:
         if shape.channels == 1:
             return None
         channels = 1 if shape.channels == 3 else 4
@@ -584,7 +578,7 @@ NAMES: dict[str, type[Operation]] = {
 def schemas() -> dict[str, Schema]:
     """The JSON Schemas of all operations, by class name, and of a step in either form as `Operation`."""
     classes = {operation.__name__: operation.schema() for operation in OPERATIONS.values()}
-    step: Schema = {"type": "string", "pattern": f"^{STEP.pattern}$", "examples": ["resize=0.5"]}
+    step: Schema = {"type": "string", "pattern": rf"^{STEP.pattern}(?!\n)$", "examples": ["resize=0.5"]}
     forms = [{"$ref": f"#/components/schemas/{name}"} for name in classes]
     return {"Operation": {"anyOf": [step, *forms]}, **classes}
 

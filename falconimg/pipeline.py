@@ -14,12 +14,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from falconimg import formats, log
 from falconimg._core import Leaf, Plan, PlanError, Shape
 from falconimg.budget import Budget
-from falconimg.errors import Conflict, Exists, ImageProblem, Impossible, OutOfMemory, Problem, Stopping, TimedOut, TooLarge
+from falconimg.errors import (
+    Conflict,
+    Exists,
+    ImageProblem,
+    Impossible,
+    OutOfMemory,
+    Problem,
+    Stopping,
+    TimedOut,
+    TooLarge,
+)
 from falconimg.formats.opencv import errors_as
 from falconimg.job import Fault, Image, Job, Note, Outcome, Output, Report, Step
 from falconimg.settings import Settings
@@ -29,22 +39,31 @@ from falconimg.stores import File, Store
 FILE_SIZE = {True: 0.5, False: 1.05}
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one image's header says is to be done."""
+
+    data: bytes
+    header: formats.Header
+    plan: Plan
+    left: frozenset[str]  # results that exist already and stay
+    peak: int  # bytes that it will take at most; 0 if nothing is to be made
+
+
 @dataclass
 class Turn:
     """One image on its way: what is known of it so far."""
 
     image: Image
-    data: bytes = b""
-    header: formats.Header | None = None
-    plan: Plan | None = None
-    peak: int = 0
-    left: frozenset[str] = frozenset()  # results that exist already and stay
+    work: Work | None = None
+    taken: int = 0  # bytes of the budget that it holds
     notes: dict[Note, None] = field(default_factory=dict)  # in order, each once
     outputs: list[Output] = field(default_factory=list)
     error: Problem | None = None
     ms: float = 0.0
 
     def note(self, pointer: str, details: Iterable[str]) -> None:
+        """Say these sentences of that place, each once."""
         self.notes.update(dict.fromkeys(Note(pointer, detail) for detail in details))
 
 
@@ -99,7 +118,7 @@ class Pipeline:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
-        self.budget = Budget(settings.memory)
+        self.budget = Budget(settings.budget)
         self.pool = ThreadPoolExecutor(settings.pool, "image")
         self.stop_at = float("inf")
 
@@ -128,28 +147,28 @@ class Pipeline:
             Busy: at once, before the first outcome is asked for
         """
         names = Names(job, self.store)
-        first = Turn(job.images[0]) if job.images else None
-        if first:
+        running = set()
+        if job.images:
+            first = Turn(job.images[0])
             self._admit(first, job, names)
-        return self._outcomes(job, names, first)
+            # begun at once, not when the outcomes are asked for: what was taken is surely given back
+            running.add(self._submit(first, job, names))
+        return self._outcomes(job, names, running)
 
     def _admit(self, turn: Turn, job: Job, names: Names) -> None:
         """Plan the first image and take its memory, here in the request's own thread."""
         begun = monotonic()
-        self._guarded(turn, partial(self._prepare, turn, job, names))
-        names.passed(turn.image.index)
-        if turn.peak and not job.dry_run:
-            self.budget.take(turn.peak, self.settings.wait_seconds)
+        self._prepare(turn, job, names)
+        if turn.work and not job.dry_run:
+            self.budget.take(turn.work.peak, self.settings.wait_seconds)
+            turn.taken = turn.work.peak
         turn.ms = 1000 * (monotonic() - begun)
 
-    def _outcomes(self, job: Job, names: Names, first: Turn | None) -> Iterator[Outcome]:
+    def _outcomes(self, job: Job, names: Names, running: set[Future[Outcome]]) -> Iterator[Outcome]:
         # Only so many at a time are with the pool, so that the requests' images take turns.
         waiting = iter(job.images[1:])
-        running: set[Future[Outcome]] = set()
         failed = False
         try:
-            if first:
-                running.add(self._submit(first, job, names))
             while True:
                 while len(running) < self.settings.pool and (image := next(waiting, None)):
                     if failed and job.stop_on_error:
@@ -172,23 +191,25 @@ class Pipeline:
     def _image(self, turn: Turn, job: Job, names: Names) -> Outcome:
         """One image from its file to its results, whatever happens on the way."""
         begun = monotonic()
-        admitted = turn.peak if not job.dry_run else 0
         try:
-            if not turn.plan and not turn.error:
-                try:
-                    self._guarded(turn, partial(self._prepare, turn, job, names))
-                finally:
-                    names.passed(turn.image.index)
-            if not turn.error and not job.dry_run and turn.peak:
-                if not admitted:
-                    self.budget.take(turn.peak)
-                    admitted = turn.peak
-                self._guarded(turn, partial(self._make, turn, job))
+            if not turn.work and not turn.error:
+                self._prepare(turn, job, names)
+            if turn.work and turn.work.peak and not job.dry_run:
+                if not turn.taken:
+                    self.budget.take(turn.work.peak)
+                    turn.taken = turn.work.peak
+                self._guarded(turn, partial(self._make, turn, turn.work, job))
         finally:
-            if admitted:
-                self.budget.give(admitted)
+            self.budget.give(turn.taken)
         turn.ms += 1000 * (monotonic() - begun)
         return self._outcome(turn, job)
+
+    def _prepare(self, turn: Turn, job: Job, names: Names) -> None:
+        """All that the header tells; whatever it is, the next image may claim its names then."""
+        try:
+            self._guarded(turn, partial(self._plan, turn, job, names))
+        finally:
+            names.passed(turn.image.index)
 
     def _guarded(self, turn: Turn, step: Any) -> None:
         """Do it; what goes wrong is this image's error."""
@@ -202,21 +223,20 @@ class Pipeline:
             log.logger.exception("image_unforeseen", input=turn.image.input)
             turn.error = Problem("unforeseen; the server's log has it under this request's id")
 
-    def _prepare(self, turn: Turn, job: Job, names: Names) -> None:
+    def _plan(self, turn: Turn, job: Job, names: Names) -> None:
         """Everything that needs the header alone: read, probe, plan, claim."""
         if monotonic() > self.stop_at:
             raise Stopping("the server was told to stop before this image's turn")
         image, settings = turn.image, self.settings
         turn.notes.update(dict.fromkeys(image.notes))
-        turn.data = self.store.read(image.input, settings.max_file)
-        header = formats.probe(turn.data)
+        data = self.store.read(image.input, settings.max_file)
+        header = formats.probe(data)
         width, height = header.size
         _bounded("side", max(width, height), settings)
         _bounded("pixels", width * height, settings)
-        turn.header = header
         turn.note(f"{image.pointer}/input", formats.notes(header))
         try:
-            turn.plan = Plan(
+            plan = Plan(
                 Shape(height, width, header.channels, header.depth // 8),
                 [rendition.steps for rendition in image.renditions],
                 partial(_effect, turn=turn, job=job),
@@ -227,39 +247,27 @@ class Pipeline:
                 max_total=settings.max_output_pixels,
             )
         except PlanError as error:
-            _refuse(error.kind, error.value, settings)
-        names.claim(image.index, (leaf.path for leaf in turn.plan.leaves))
-        if job.if_exists != "overwrite":
-            self._look_for_existing(turn, job)
-        turn.peak = self._peak(turn)
-        if turn.peak > settings.memory:
-            raise TooLarge(f"expected at most {settings.memory} bytes of work (FALCONIMG_MEMORY), came {turn.peak}")
-        if len(turn.left) == len(turn.plan.leaves):
-            turn.peak = 0
+            raise _beyond(error.kind, error.value, settings) from None
+        names.claim(image.index, (leaf.path for leaf in plan.leaves))
+        left = self._existing(turn, plan, job)
+        peak = _peak(plan, image, data, header) if len(left) < len(plan.leaves) else 0
+        if peak > self.budget.size:
+            raise TooLarge(f"expected at most {self.budget.size} bytes of work (FALCONIMG_MEMORY), came {peak}")
+        turn.work = Work(data, header, plan, left, peak)
 
-    def _look_for_existing(self, turn: Turn, job: Job) -> None:
-        assert turn.plan  # noqa: S101
-        turn.left = frozenset(leaf.path for leaf in turn.plan.leaves if self.store.exists(leaf.path))
-        if turn.left and job.if_exists == "error":
-            raise Exists(f"{min(turn.left)} exists, and if_exists is error")
-        turn.note(turn.image.pointer, (f"{path} exists and was left as it is" for path in sorted(turn.left)))
+    def _existing(self, turn: Turn, plan: Plan, job: Job) -> frozenset[str]:
+        """The results that are there already, where the job minds."""
+        if job.if_exists == "overwrite":
+            return frozenset()
+        left = frozenset(leaf.path for leaf in plan.leaves if self.store.exists(leaf.path))
+        if left and job.if_exists == "error":
+            raise Exists(f"{min(left)} exists, and if_exists is error")
+        turn.note(turn.image.pointer, (f"{path} exists and was left as it is" for path in sorted(left)))
+        return left
 
-    def _peak(self, turn: Turn) -> int:
-        """The bytes that the image will take at most, by its plan and what the codecs are known to need."""
-        assert turn.plan and turn.header  # noqa: S101
-
-        def cost(leaf: Leaf) -> tuple[int, int]:
-            form = turn.image.renditions[leaf.route].format
-            size = leaf.shape.nbytes
-            return int(size * form.encode_cost), int(size * FILE_SIZE[form.quality is not None])
-
-        decoding = formats.FORMATS[turn.header.format].decode_cost * turn.plan.source.nbytes
-        return len(turn.data) + max(int(decoding), turn.plan.peak(cost))
-
-    def _make(self, turn: Turn, job: Job) -> None:
+    def _make(self, turn: Turn, work: Work, job: Job) -> None:
         """The image's pixels: decode, walk, encode, publish."""
-        plan, header, image = turn.plan, turn.header, turn.image
-        assert plan and header  # noqa: S101
+        image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
         deadline = monotonic() + self.settings.image_seconds
         files: list[File] = []
 
@@ -268,10 +276,10 @@ class Pipeline:
                 raise TimedOut(f"expected at most {self.settings.image_seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)")
 
         def emit(leaf: Leaf, array: Any) -> None:
-            if leaf.path in turn.left:
+            if leaf.path in work.left:
                 return
             rendition = image.renditions[leaf.route]
-            metadata = header.metadata if rendition.keep_metadata else formats.Metadata(icc=header.metadata.icc)
+            metadata = work.header.metadata if rendition.keep_metadata else icc_only
             options = formats.Options(rendition.quality, rendition.background)
             encoded = formats.encode(rendition.format, array, options, metadata)
             turn.note(f"{rendition.pointer}/output", encoded.notes)
@@ -281,7 +289,7 @@ class Pipeline:
 
         try:
             with errors_as(Impossible, "the operations"):
-                plan.run(partial(formats.decode, turn.data, header), emit, tick)
+                work.plan.run(partial(formats.decode, work.data, work.header), emit, tick)
             tick()
             left = self.store.publish(files, job.if_exists)
         except ImageProblem as problem:
@@ -296,11 +304,11 @@ class Pipeline:
         if problem:
             log.logger.warning("image_failed", input=image.input, type=problem.type, detail=problem.detail)
             return replace(outcome, status="failed", error=Fault(problem.type, problem.title, problem.detail))
-        if job.dry_run and turn.plan:
+        if job.dry_run and turn.work:
             planned = tuple(
                 Output(leaf.path, leaf.shape.width, leaf.shape.height, image.renditions[leaf.route].format.name)
-                for leaf in turn.plan.leaves
-                if leaf.path not in turn.left
+                for leaf in turn.work.plan.leaves
+                if leaf.path not in turn.work.left
             )
             return replace(outcome, status="skipped", outputs=planned)
         return outcome if turn.outputs else replace(outcome, status="skipped")
@@ -310,7 +318,9 @@ def report(outcomes: Iterable[Outcome], begun: float) -> Report:
     """The whole of what happened, the images in the request's order; `begun` is monotonic time."""
     images = tuple(sorted(outcomes, key=lambda outcome: outcome.index))
     count = {verdict: sum(outcome.status == verdict for outcome in images) for verdict in ("done", "failed", "skipped")}
-    status = "done" if not count["failed"] else "failed" if count["failed"] == len(images) else "partial"
+    status: Literal["done", "partial", "failed"] = "partial" if count["failed"] else "done"
+    if images and count["failed"] == len(images):
+        status = "failed"
     return Report(status, **count, ms=round(1000 * (monotonic() - begun), 1), images=images)
 
 
@@ -340,10 +350,21 @@ LIMITS = {
 
 def _bounded(kind: str, value: int, settings: Settings) -> None:
     if value > getattr(settings, LIMITS[kind][0]):
-        _refuse(kind, value, settings)
+        raise _beyond(kind, value, settings)
 
 
-def _refuse(kind: str, value: int, settings: Settings) -> None:
+def _beyond(kind: str, value: int, settings: Settings) -> TooLarge:
     name, unit = LIMITS[kind]
-    limit = getattr(settings, name)
-    raise TooLarge(f"expected at most {limit} {unit} (FALCONIMG_{name.upper()}), came {value}") from None
+    return TooLarge(f"expected at most {getattr(settings, name)} {unit} (FALCONIMG_{name.upper()}), came {value}")
+
+
+def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header) -> int:
+    """The bytes that the image will take at most, by its plan and what the codecs are known to need."""
+
+    def cost(leaf: Leaf) -> tuple[int, int]:
+        form = image.renditions[leaf.route].format
+        size = leaf.shape.nbytes
+        return int(size * form.encode_cost), int(size * FILE_SIZE[form.quality is not None])
+
+    decoding = formats.FORMATS[header.format].decode_cost * plan.source.nbytes
+    return len(data) + max(int(decoding), plan.peak(cost))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from string import Formatter
@@ -64,15 +65,18 @@ def document(body: bytes, settings: Settings) -> Any:
     except UnicodeDecodeError as error:
         raise NotJson(f"expected UTF-8, came another byte at position {error.start}") from None
     except json.JSONDecodeError as error:
-        what = "an empty body" if not body.strip() else f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
+        what = (
+            "an empty body" if not body.strip() else f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
+        )
         raise NotJson(f"expected a JSON document, came {what}") from None
     except RecursionError:
         raise NotJson(_too_deep(settings)) from None
     level = [value]
-    for _ in range(settings.max_json_depth):
-        level = [item for value in level if isinstance(value, (dict, list)) for item in _items(value)]
+    for _ in range(settings.max_json_depth + 1):
+        level = [container for container in level if isinstance(container, (dict, list))]
         if not level:
             return value
+        level = [item for container in level for item in _items(container)]
     raise NotJson(_too_deep(settings))
 
 
@@ -87,8 +91,7 @@ def _items(value: dict[str, Any] | list[Any]) -> list[Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        double, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise NotJson(f"expected each key once, came {came(double)} twice")
     return value
 
@@ -310,23 +313,27 @@ class _Reader:
         try:
             template = Template(((text, ""),), False, text) if self.original else _template(text, input_)
         except ValueError as error:
-            return self.fault(pointer, str(error))
+            self.fault(pointer, str(error))
+            return None
         # what precedes the last literal is never empty when a picture fills the fields in
         format_ = formats.by_extension("x" * (len(template.parts) > 1) + template.parts[-1][0])
         if format_ is None:
             known = ", ".join(extension for entry in formats.FORMATS.values() for extension in entry.extensions)
-            return self.fault(pointer, f"expected an extension of {known}, came {came(text)}")
-        # the fixed beginning of the path has to lie inside already; the rest is checked when it is known
-        if not any(field for _, field in template.parts):
-            self.checked(pointer, self.store.check_output, template.parts[0][0])
+            self.fault(pointer, f"expected an extension of {known}, came {came(text)}")
+            return None
+        # a field becomes digits: any stand for it where only the picture knows them
+        self.checked(
+            pointer, self.store.check_output, "".join(part + "1" * bool(field) for part, field in template.parts)
+        )
         chosen: dict[str, Any] = {} if self.original else {**self.value, **image, **value}
+        usual: int = getattr(self.settings, f"{format_.name}_quality", 100)
         red, green, blue, _ = colour(chosen.get("background", "white"))
         return Rendition(
             template,
             steps,
             at,
             format_,
-            chosen.get("quality") or getattr(self.settings, f"{format_.name}_quality", 100),
+            chosen.get("quality", usual),
             (red, green, blue),
             chosen.get("metadata") == "keep",
         )
@@ -367,7 +374,8 @@ class _Reader:
         try:
             plan = Plan(
                 CANVAS, [splits], _cut, [rendition.output[:2]],
-                max_outputs=min(self.settings.max_outputs, max(0, most)), max_pixels=2**60, max_side=2**30, max_total=2**60,
+                max_outputs=min(self.settings.max_outputs, max(0, most)), max_pixels=2**60, max_side=2**30,
+                max_total=2**60,
             )  # fmt: skip
         except PlanError:
             return
@@ -418,7 +426,7 @@ def _template(text: str, input_: str) -> Template:
             continue
         if format_ or conversion or field not in (*known, *FIELDS):
             fields = ", ".join(f"{{{name}}}" for name in (*known, *FIELDS))
-            raise ValueError(f"expected a path with the fields {fields} or with {{{{ for a brace, came {came(text)}")
+            raise ValueError(f"expected the fields {fields}, or {{{{ for a brace, came {came(text)}")
         if field in known:
             literal += known[field]
         else:

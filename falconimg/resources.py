@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 import falcon
+from gunicorn.http.errors import ParseException
 
 from falconimg import formats, openapi, operations, request
 from falconimg.errors import BodyTooLarge, IncompleteBody, WrongMediaType
@@ -47,7 +48,8 @@ class Process(Resource):
             return
         whole = report(outcomes, begun)
         resp.status = STATUSES[whole.status]
-        resp.media = {**_totals(whole), "images": [_outcome(image) for image in whole.images]}
+        resp.content_type = JSON
+        resp.data = _line({**_totals(whole), "images": [_outcome(image) for image in whole.images]})
 
     def _lines(self, outcomes: Iterator[Outcome], begun: float) -> Iterator[bytes]:
         finished = []
@@ -76,7 +78,7 @@ class Items(Resource):
 class Information(Resource):
     """GET /: what this server is."""
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with names, versions, tables and limits."""
         resp.media = {
             "name": "falconimg",
@@ -87,9 +89,7 @@ class Information(Resource):
                 form.name: {"extensions": form.extensions, "reads": form.reads, "writes": form.writes}
                 for form in formats.FORMATS.values()
             },
-            "limits": {
-                name: value for name, value in asdict(self.settings).items() if name.startswith("max_")
-            },
+            "limits": {name: value for name, value in asdict(self.settings).items() if name.startswith("max_")},
         }
 
     on_head = on_get
@@ -103,7 +103,7 @@ class OpenApi(Resource):
         """The document, made once."""
         return json.dumps(openapi.document(self.settings)).encode()
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the document."""
         resp.content_type, resp.data = JSON, self.document
 
@@ -122,7 +122,7 @@ class Docs(Resource):
     # Swagger UI sets style attributes and shows images of its own as data.
     policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str = "index.html") -> None:  # noqa: ARG002
+    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str = "index.html") -> None:
         """Answer with one of the files."""
         if name not in self.files:
             raise falcon.HTTPRouteNotFound
@@ -136,7 +136,7 @@ class Docs(Resource):
 class Alive(Resource):
     """GET /livez: the process answers."""
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer, nothing else."""
         resp.media = {"status": "alive"}
 
@@ -146,7 +146,7 @@ class Alive(Resource):
 class Ready(Resource):
     """GET /readyz: whether requests can be taken, and which codecs are inside."""
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200, or 503 with what is wrong."""
         wrong = ["the server is stopping"] if self.pipeline.stopping else self.pipeline.store.faults()
         if wrong:
@@ -194,8 +194,8 @@ def _body(req: falcon.Request, limit: int) -> bytes:
         while size < wanted and (part := req.stream.read(min(wanted - size, 1 << 20))):
             parts.append(part)
             size += len(part)
-    except OSError as error:
-        raise IncompleteBody(f"the body ended early: {error}") from None
+    except (OSError, ParseException) as error:
+        raise IncompleteBody(f"expected a whole body, came one that ends early or is badly chunked: {error}") from None
     if size > limit:
         raise BodyTooLarge(f"expected at most {limit} bytes (FALCONIMG_MAX_BODY), came more")
     if length is not None and size < length:

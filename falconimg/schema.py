@@ -45,10 +45,11 @@ def pointer(path: Any) -> str:
 
 def came(value: object) -> str:
     """A value as it came, in ASCII, with control characters escaped, at most 100 characters long."""
-    if isinstance(value, (str, int, float, bool, type(None))):
-        text = json.dumps(value[:100] if isinstance(value, str) else value)
-    else:
-        text = f"{NAMES['array' if isinstance(value, list) else 'object']} of {len(value)}"  # type: ignore[arg-type]
+    if isinstance(value, list):
+        return f"an array of {len(value)}"
+    if isinstance(value, dict):
+        return f"an object of {len(value)}"
+    text = json.dumps(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 100 else text[:97] + "..."
 
 
@@ -73,26 +74,28 @@ def expected(schema: Mapping[str, Any]) -> str:
 
 
 def places(error: ValidationError) -> Iterator[Place]:
-    """One fault of jsonschema's as ours; several where an object lacks or has too many keys."""
-    at, schema = pointer(error.absolute_path), error.schema
+    """One fault of jsonschema's as ours; several where an object has keys that nobody knows."""
+    at = pointer(error.absolute_path)
     instance: Any = error.instance
+    schema: Any = error.schema
+    rule: Any = error.validator_value
     if error.validator == "required":
         # jsonschema reports each missing key by itself
-        missing = next(key for key in error.validator_value if repr(key) in error.message)
+        missing = next(key for key in rule if repr(key) in error.message)
         yield Place(at, f"expected the key {came(missing)}, which is missing")
     elif error.validator == "additionalProperties":
-        known = ", ".join(schema.get("properties", {}))  # type: ignore[union-attr]
-        for key in sorted(set(instance) - set(schema["properties"])):  # type: ignore[index]
+        known = ", ".join(schema["properties"])
+        for key in sorted(set(instance) - set(schema["properties"])):
             yield Place(at, f"expected one of the keys {known}, came {came(key)}")
     elif error.validator in ("maxItems", "minItems"):
         bound = "at most" if error.validator == "maxItems" else "at least"
-        yield Place(at, f"expected {bound} {error.validator_value}, came {len(instance)}")
+        yield Place(at, f"expected {bound} {rule}, came {len(instance)}")
     elif error.validator == "dependentRequired":
-        yield Place(at, f"expected both or none of {_pairs(error.validator_value)}")
-    elif error.validator == "not" or error.validator == "oneOf" or error.validator == "anyOf":
-        yield Place(at, f"expected {schema.get('x-alternatives', 'another form')}")  # type: ignore[union-attr]
+        yield Place(at, f"expected both or none of {_pairs(rule)}")
+    elif error.validator in ("not", "oneOf", "anyOf"):
+        yield Place(at, f"expected {schema['x-alternatives']}")
     else:
-        yield Place(at, f"expected {expected(schema)}, came {came(instance)}")  # type: ignore[arg-type]
+        yield Place(at, f"expected {expected(schema)}, came {came(instance)}")
 
 
 def _pairs(dependent: Mapping[str, Any]) -> str:

@@ -24,10 +24,11 @@ CORES = os.cpu_count() or 1
 
 
 class Row(NamedTuple):
-    """What one setting takes: how its text is read, what is allowed in words, and one line of help."""
+    """What one setting takes: how its text is read, what is allowed and the default in words, one line of help."""
 
     read: Callable[[str], Any]
     allowed: str
+    default: str
     help: str
 
 
@@ -77,57 +78,53 @@ def _short(value: int) -> str:
     return str(value)
 
 
-def _count(default: int, low: int, high: int, help_: str) -> Any:
-    row = Row(partial(_number, low=low, high=high), f"a whole number from {_short(low)} to {_short(high)}", help_)
-    return field(default=default, metadata={"row": row})
+def _row(default: Any, read: Callable[[str], Any], allowed: str, help_: str, shown: str | None = None) -> Any:
+    """A field with its row; `shown` is the default in words where it depends on the machine."""
+    return field(default=default, metadata={"row": Row(read, allowed, str(default) if shown is None else shown, help_)})
+
+
+def _count(default: int | None, low: int, high: int, help_: str, shown: str | None = None) -> Any:
+    allowed = f"a whole number from {_short(low)} to {_short(high)}"
+    return _row(default, partial(_number, low=low, high=high), allowed, help_, shown or _short(default or 0))
 
 
 def _time(default: float, high: float, help_: str) -> Any:
-    row = Row(partial(_seconds, high=high), f"seconds, over 0 and at most {high:g}", help_)
-    return field(default=default, metadata={"row": row})
+    return _row(default, partial(_seconds, high=high), f"seconds, over 0 and at most {high:g}", help_, f"{default:g}")
 
 
-def _one_of(default: Any, values: Mapping[str, Any], help_: str) -> Any:
-    row = Row(partial(_choice, values=values), " or ".join(values), help_)
-    return field(default=default, metadata={"row": row})
+def _one_of(default: str, values: Mapping[str, Any], help_: str) -> Any:
+    return _row(values[default], partial(_choice, values=values), " or ".join(values), help_, default)
 
 
-def _other(default: Any, read: Callable[[str], Any], allowed: str, help_: str) -> Any:
-    return field(default=default, metadata={"row": Row(read, allowed, help_)})
-
-
-def _memory() -> int:
-    """Half of the machine's memory, shared by the workers, in bytes."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(512 * 10**6, whole // 2 // max(2, CORES))
+def _place(default: Path | None, shown: str, help_: str) -> Any:
+    return _row(default, _directory, "a directory", help_, shown)
 
 
 ON_OFF = {"on": True, "off": False}
+LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that can be set, with its default. Sizes are bytes or pixels, times are seconds."""
 
-    bind: str = _other("127.0.0.1:8888", _bind, "HOST:PORT or unix:PATH", "where the server listens")
-    hosts: tuple[str, ...] = _other(
+    bind: str = _row("127.0.0.1:8888", _bind, "HOST:PORT or unix:PATH", "where the server listens")
+    hosts: tuple[str, ...] = _row(
         (), _hosts, "names separated by commas",
-        "Host headers to answer besides localhost, where the server listens on loopback",
+        "Host headers to answer besides localhost, where the server listens on loopback", "none",
     )  # fmt: skip
-    workers: int = _count(max(2, CORES), 1, 256, "worker processes")
+    workers: int = _count(max(2, CORES), 1, 256, "worker processes", "the cores, at least 2")
     threads: int = _count(8, 1, 1024, "requests that a worker serves at once")
-    pool: int = _count(CORES, 1, 256, "images that a worker processes at once")
-    root: Path = _other(Path(), _directory, "a directory", "where relative paths start; nothing outside is touched")
-    input_root: Path | None = _other(None, _directory, "a directory", "the same for inputs alone")
-    output_root: Path | None = _other(None, _directory, "a directory", "the same for outputs alone")
-    fsync: bool = _one_of(True, ON_OFF, "whether results are synced to the disk before they are called done")
+    pool: int = _count(CORES, 1, 256, "images that a worker processes at once", "the cores")
+    root: Path = _place(Path(), "the working directory", "where relative paths start; nothing outside is touched")
+    input_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for inputs alone")
+    output_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for outputs alone")
+    fsync: bool = _one_of("on", ON_OFF, "whether results are synced to the disk before they are called done")
     jpeg_quality: int = _count(95, 1, 100, "JPEG's quality where a request names none")
     webp_quality: int = _count(80, 1, 100, "WebP's")
     avif_quality: int = _count(60, 1, 100, "AVIF's")
     log: str = _one_of("plain", {"plain": "plain", "json": "json"}, "the form of the log's lines")
-    log_level: str = _one_of(
-        "info", {name: name for name in ("debug", "info", "warning", "error")}, "the least level that is logged"
-    )
+    log_level: str = _one_of("info", {name: name for name in LEVELS}, "the least level that is logged")
     max_body: int = _count(10 * 10**6, 1, 10**9, "bytes of a JSON body")
     max_json_depth: int = _count(32, 4, 100, "levels of nesting in a JSON body")
     max_images: int = _count(1000, 1, 10**6, "images of a request")
@@ -138,10 +135,12 @@ class Settings:
     max_side: int = _count(16384, 1, 65500, "pixels of a picture's side")
     max_output_pixels: int = _count(1000 * 10**6, 1, 10**12, "pixels of an image's outputs together")
     max_request_line: int = _count(8190, 512, 8190, "bytes of an HTTP request line")
-    memory: int = _count(_memory(), 10**6, 10**13, "bytes that a worker's images may take at once")
+    memory: int | None = _count(
+        None, 10**6, 10**13, "bytes that a worker's images may take at once", "half of the machine's, over the workers"
+    )
     wait_seconds: float = _time(30, 3600, "how long a request waits for memory before it is refused with 503")
     image_seconds: float = _time(60, 86400, "how long one image may take")
-    graceful_seconds: float = _time(30, 86400, "how long a stopping worker begins further images of accepted requests")
+    graceful_seconds: float = _time(30, 86400, "how long a stopping worker begins further images of its requests")
     keepalive_seconds: float = _time(5, 3600, "how long an idle connection is kept")
     timeout_seconds: float = _time(120, 86400, "how long a worker may be silent before it is replaced")
 
@@ -149,6 +148,14 @@ class Settings:
     def roots(self) -> tuple[Path, Path]:
         """The input root and the output root."""
         return self.input_root or self.root, self.output_root or self.root
+
+    @property
+    def budget(self) -> int:
+        """The bytes that the images of one worker may take at once."""
+        if self.memory:
+            return self.memory
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return max(512 * 10**6, whole // 2 // self.workers)
 
     @property
     def listens_on_loopback(self) -> bool:
@@ -164,36 +171,24 @@ class Settings:
             SettingsProblem: one line naming the variable, what is allowed and what came
         """
         environ = os.environ if environ is None else environ
-        rows: dict[str, Row] = {PREFIX + f.name.upper(): f.metadata["row"] for f in fields(cls)}
+        known = dict(rows())
         values = {}
         for name in sorted(name for name in environ if name.startswith(PREFIX)):
-            if name not in rows:
-                close = difflib.get_close_matches(name, rows, 1)
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise SettingsProblem(f"{name} is not a setting{hint}")
             try:
-                values[name.removeprefix(PREFIX).lower()] = rows[name].read(environ[name])
+                values[name.removeprefix(PREFIX).lower()] = known[name].read(environ[name])
             except ValueError:
                 came = ascii(environ[name])[:100]
-                raise SettingsProblem(f"{name}: expected {rows[name].allowed}, came {came}") from None
+                raise SettingsProblem(f"{name}: expected {known[name].allowed}, came {came}") from None
         return cls(**values)
 
 
-def rows() -> list[tuple[str, str, Row]]:
-    """(variable, default as text, row) of each setting, in order: for documentation and messages."""
-    names = {True: "on", False: "off", None: "that of FALCONIMG_ROOT"}
-    table = []
-    for f in fields(Settings):
-        if isinstance(f.default, bool) or f.default is None:
-            default = names[f.default]
-        elif isinstance(f.default, int):
-            default = _short(f.default)
-        elif isinstance(f.default, tuple):
-            default = ",".join(f.default)
-        else:
-            default = f"{f.default:g}" if isinstance(f.default, float) else str(f.default)
-        table.append((PREFIX + f.name.upper(), default, f.metadata["row"]))
-    return table
+def rows() -> list[tuple[str, Row]]:
+    """(variable, row) of each setting, in order."""
+    return [(PREFIX + f.name.upper(), f.metadata["row"]) for f in fields(Settings)]
 
 
 def _prepare_opencv() -> None:

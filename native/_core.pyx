@@ -154,7 +154,7 @@ cdef class Plan:
         for leaf in self.found:
             parts, numbered = names[leaf.route]
             leaf.path = name(parts, numbered, leaf, self.counts[leaf.route])
-        self.leaves = tuple(self.found)
+        self.leaves = tuple(self.walked(self.root))
 
     cdef grow(self, _Node node, list routes, Py_ssize_t depth, Py_ssize_t row, Py_ssize_t column):
         """Everything that `routes`, from their step `depth` on, make of `node`, in order."""
@@ -212,6 +212,14 @@ cdef class Plan:
         leaf.shape = node.shape
         node.leaves.append(leaf)
         self.found.append(leaf)
+
+    cdef list walked(self, _Node node):
+        """The leaves as `walk` comes by them: it may find several routes' in another order than `grow`."""
+        cdef _Node child
+        cdef list leaves = list(node.leaves)
+        for child in node.children:
+            leaves += self.walked(child)
+        return leaves
 
     def peak(self, encode_cost):
         """The most bytes that the walk holds at once, the source included.

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from falconimg.errors import Damaged, OutOfMemory, Unsupported
+from falconimg.formats.avif import Avif
 from falconimg.formats.base import NO_METADATA, Encoded, Format, Header, Metadata, Options, Pixels
+from falconimg.formats.bmp import Bmp
+from falconimg.formats.gif import Gif
 from falconimg.formats.jpeg import Jpeg
 from falconimg.formats.pixels import oriented
 from falconimg.formats.png import Png
+from falconimg.formats.pnm import Pgm, Pnm, Ppm
+from falconimg.formats.tiff import Tiff
+from falconimg.formats.webp import Webp
 
 __all__ = [
+    "NO_METADATA",
     "FORMATS", "Encoded", "Format", "Header", "Metadata", "Options", "Pixels",
     "by_extension", "by_name", "decode", "encode", "notes", "probe",
 ]  # fmt: skip
@@ -76,4 +83,6 @@ def by_extension(path: str) -> Format | None:
     return next((form for form in FORMATS.values() if suffix in form.extensions), None)
 
 
-FORMATS: dict[str, Format] = {form.name: form for form in (Jpeg(), Png())}
+FORMATS: dict[str, Format] = {
+    form.name: form for form in (Jpeg(), Png(), Webp(), Avif(), Gif(), Bmp(), Pnm(), Pgm(), Ppm(), Tiff())
+}

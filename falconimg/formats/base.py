@@ -80,9 +80,7 @@ class Format(ABC):
     media_type: ClassVar[str]
     reads: ClassVar[str]  # for README's table: what is read
     writes: ClassVar[str]  # ... what is written
-    keeps: ClassVar[
-        frozenset[Literal["gray", "alpha", "16 bit", "icc", "exif", "xmp"]]
-    ]  # what a written file holds
+    keeps: ClassVar[frozenset[Literal["gray", "alpha", "16 bit", "icc", "exif", "xmp"]]]  # what a written file holds
     quality: ClassVar[int | None] = None  # the default; None where it means nothing
     decode_cost: ClassVar[float]  # peak bytes while decoding ÷ bytes of the decoded array
     encode_cost: ClassVar[float]  # peak bytes while encoding, the file included ÷ bytes of the array

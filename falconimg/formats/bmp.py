@@ -89,13 +89,13 @@ class Bmp(Format):
             table = np.frombuffer(detail.palette, np.uint8).reshape(-1, 3)
             if index.max() >= len(table):
                 raise Damaged("BMP's pixels go beyond its palette")
-            return table[:, : header.channels][index]
+            return np.ascontiguousarray(table[:, : header.channels][index])
         values = rows.view("<u2" if bits == 16 else "<u4")[:, :width]
         red, green, blue, alpha = detail.masks
         planes = [_under(values, mask) for mask in (blue, green, red, alpha)[: header.channels]]
         return np.stack(planes, axis=2)
 
-    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:  # noqa: ARG002
+    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
         """See Format."""
         height, width = pixels.shape[:2]
         if 4 * width * height >= 2**32 - 2048:

@@ -92,13 +92,11 @@ def to_srgb(pixels: Pixels, icc: bytes | None) -> tuple[Pixels, tuple[str, ...]]
     transform = _transform(icc, "L" if gray else "RGB")
     if transform is None:
         return pixels, (DROPPED,)
-    if gray:
-        converted = _apply(transform, pixels, "L")[:, :, :1]
-    else:
-        converted = _apply(transform, pixels[:, :, 2::-1], "RGB")
+    source, mode = (pixels, "L") if gray else (pixels[:, :, 2::-1], "RGB")
+    converted = _apply(transform, source, mode)[:, :, : 1 if gray else 3]
     if pixels.shape[2] == 4:
         converted = np.concatenate([converted, pixels[:, :, 3:]], axis=2)
-    return converted, ("the colours were converted to sRGB, for the format holds no colour profile",)
+    return converted, ("the colours were converted to sRGB, because the file cannot hold the colour profile",)
 
 
 def _apply(transform: Any, pixels: Pixels, mode: str) -> Pixels:

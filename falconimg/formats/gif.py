@@ -7,7 +7,7 @@ Source: GIF89a specification: 18 (logical screen), 19 and 21 (colour tables), 20
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ EXTENSION, IMAGE, TRAILER, CONTROL = 0x21, 0x2C, 0x3B, 0xF9
 MAX_SIDE = 65535
 MAX_BLOCKS = 2**20
 _TABLE = 768  # bytes of 256 colours
+_OPENCV_HEAD = 13 + _TABLE + 19 + 8  # what OpenCV writes before the picture: screen, table, loop, control
 
 
 class Frame(NamedTuple):
@@ -91,7 +92,8 @@ class Gif(Format):
             raise Damaged(f"GIF's size is {width}x{height}")
         place = 13 + _table_size(packed)
         shared = data[13:place]
-        transparent, frames = None, []
+        transparent: int | None = None
+        frames: list[Frame] = []
         for _ in range(MAX_BLOCKS):
             if place + 2 > len(data) and data[place : place + 1] != bytes([TRAILER]):
                 raise Damaged("GIF data ends early")
@@ -118,18 +120,53 @@ class Gif(Format):
         if len(frame.data) > 4 * across * down + 65536:
             raise Damaged("GIF's first frame has more data than its pixels need")  # clear codes without end
         whole = (across, down) == (width, height)
-        channels = 3 if whole and frame.transparent is None else 4
+        channels: Literal[3, 4] = 3 if whole and frame.transparent is None else 4
         return Header(self.name, width, height, channels, frames=len(frames), detail=frame)
 
-    def decode(self, data: bytes, header: Header) -> Pixels:  # noqa: ARG002
+    def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format. OpenCV gets a file of the first frame alone: it goes by the last frame's transparency."""
         frame: Frame = header.detail
-        given, index = (0, 0) if frame.transparent is None else (1, frame.transparent)
-        if header.channels == 4 and not given:
-            # No pixel has the index; the flag makes OpenCV keep alpha, for the frame does not cover the canvas.
-            given = 1
-        control = struct.pack("<BBBBHBB", EXTENSION, CONTROL, 4, given, 0, index, 0)
         size = struct.pack("<HH", header.width, header.height)
         image = bytes([IMAGE]) + frame.place + bytes([frame.packed]) + frame.table + frame.data
-        alone = b"GIF89a" + size + bytes(3) + control + image + bytes([TRAILER])
-        return opencv.decode(alone, header, self.decode_cost)
+        # OpenCV gives alpha if the last control in the file says so, wherever it stands.
+        last = _control(0) if header.channels == 4 else b""
+        alone = [b"GIF89a", size, bytes(3), _control(frame.transparent), image, last, bytes([TRAILER])]
+        return opencv.decode(b"".join(alone), header, self.decode_cost)
+
+    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
+        """See Format. OpenCV's own tables are coarse (3, 3 and 2 bits), so it is given indices for colours."""
+        height, width = pixels.shape[:2]
+        if max(width, height) > MAX_SIDE:
+            raise Unencodable(f"GIF holds at most {MAX_SIDE} pixels a side, the picture is {width}x{height}")
+        pixels, notes = to_8_bit(pixels)
+        pixels, converted = color.to_srgb(pixels, metadata.icc)
+        notes += converted + color.dropped(self.name, metadata)
+        opaque = np.ones((height, width), bool) if pixels.shape[2] < 4 else pixels[:, :, 3] >= 128
+        if pixels.shape[2] == 4 and ((pixels[:, :, 3] > 0) & (pixels[:, :, 3] < 255)).any():
+            notes += ("partial transparency became all or nothing",)
+        hole = not opaque.all()
+        index, table, exact = quantized(as_color(pixels)[:, :, :3], opaque, 255 if hole else 256)
+        if not exact:
+            notes += (f"the colours were reduced to {len(table)}",)
+        index[~opaque] = 255
+        return Encoded(_file(index, table, 255 if hole else None), notes)
+
+
+def _file(index: Pixels, table: Pixels, transparent: int | None) -> bytes:
+    """The file of indices (h, w) into a table of B, G, R.
+
+    OpenCV's fast kind takes the index from the colour's highest bits (RRRGGGBB) and writes a table, a loop and a
+    control of its own; of its file only the picture's block is taken.
+    """
+    carrier = cv2.merge([(index & 0x03) << 6, (index & 0x1C) << 3, index & 0xE0])
+    file = opencv.encode(".gif", carrier, [cv2.IMWRITE_GIF_TRANSPARENCY, 0])
+    if file[_OPENCV_HEAD] != IMAGE:
+        raise Unencodable("GIF: OpenCV writes another form than it did")
+    colors = table[:, ::-1].tobytes().ljust(_TABLE, b"\0")
+    return file[:13] + colors + _control(transparent) + file[_OPENCV_HEAD:]
+
+
+def _control(transparent: int | None) -> bytes:
+    """A graphic control extension for this transparent index, or for none."""
+    given, index = (0, 0) if transparent is None else (1, transparent)
+    return struct.pack("<BBBBHBB", EXTENSION, CONTROL, 4, given, 0, index, 0)

@@ -13,15 +13,11 @@ import numpy as np
 
 from falconimg.errors import Damaged, ImageProblem, OutOfMemory, TooLarge, Unencodable
 from falconimg.formats.base import Header, Metadata, Pixels
-from falconimg.settings import codec_pixel_limit
 
 cv2.setNumThreads(1)  # images run side by side, not the parts of one
 
-_KINDS = (
-    cv2.IMAGE_METADATA_ICCP,
-    cv2.IMAGE_METADATA_EXIF,
-    cv2.IMAGE_METADATA_XMP,
-)  # in the order of Metadata
+# In the order of Metadata.
+_KINDS = (cv2.IMAGE_METADATA_ICCP, cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_XMP)
 
 
 @contextmanager
@@ -34,7 +30,9 @@ def errors_as(problem: type[ImageProblem], what: str) -> Iterator[None]:
     except cv2.error as error:
         if error.code == cv2.Error.STS_NO_MEM:
             raise OutOfMemory(f"no memory for {what}") from None
-        raise problem(f"{what}: {error.err or 'refused'}") from None
+        if error.func == "validateInputImageSize":
+            raise TooLarge(f"{what} is more than the codecs were told to read") from None
+        raise problem(f"{what}: the codec refused it") from None
 
 
 def checked(array: Pixels | None, header: Header) -> Pixels:
@@ -49,9 +47,7 @@ def checked(array: Pixels | None, header: Header) -> Pixels:
     array = array.reshape(array.shape[0], array.shape[1], -1)
     expected = (header.height, header.width, header.channels)
     if array.shape != expected or array.itemsize * 8 != header.depth:
-        raise Damaged(
-            f"{name}: expected {expected} of {header.depth} bits, came {array.shape} of {array.dtype}"
-        )
+        raise Damaged(f"{name}: expected {expected} of {header.depth} bits, came {array.shape} of {array.dtype}")
     return array
 
 
@@ -66,10 +62,6 @@ def decode(data: bytes, header: Header, cost: float) -> Pixels:
         TooLarge: more pixels than OpenCV was told to decode
         OutOfMemory: there was no memory
     """
-    if header.width * header.height > codec_pixel_limit():
-        raise TooLarge(
-            f"{header.width}x{header.height} pixels, at most {codec_pixel_limit()} in all are decoded"
-        )
     what = f"{header.format.upper()} of {header.width}x{header.height}"
     with errors_as(Damaged, what):
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -78,9 +70,7 @@ def decode(data: bytes, header: Header, cost: float) -> Pixels:
     return checked(array, header)
 
 
-def encode(
-    extension: str, pixels: Pixels, params: Sequence[int] = (), metadata: Metadata | None = None
-) -> bytes:
+def encode(extension: str, pixels: Pixels, params: Sequence[int] = (), metadata: Metadata | None = None) -> bytes:
     """The file that OpenCV makes of the pixels, with the metadata written by OpenCV.
 
     Raises:
@@ -92,9 +82,7 @@ def encode(
     with errors_as(Unencodable, what):
         if kept:
             blocks = [np.frombuffer(block, np.uint8) for _, block in kept]
-            done, file = cv2.imencodeWithMetadata(
-                extension, pixels, [kind for kind, _ in kept], blocks, params
-            )
+            done, file = cv2.imencodeWithMetadata(extension, pixels, [kind for kind, _ in kept], blocks, params)
         else:
             done, file = cv2.imencode(extension, pixels, params)
         if not done or not file.size:

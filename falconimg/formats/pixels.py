@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -34,9 +36,9 @@ def flattened(pixels: Pixels, background: tuple[int, int, int]) -> tuple[Pixels,
         return pixels, ()
     top, wide = (255, np.dtype(np.uint16)) if pixels.dtype == np.uint8 else (65535, np.dtype(np.uint32))
     under = np.array(background[::-1], wide) * (top // 255)
-    alpha = pixels[:, :, 3:].astype(wide)
+    alpha: Any = pixels[:, :, 3:].astype(wide)
     # Both products together stay within top², which with top // 2 is below the wide type's end.
-    mixed = (pixels[:, :, :3] * alpha + under * (top - alpha) + top // 2) // top
+    mixed: Any = (pixels[:, :, :3] * alpha + under * (top - alpha) + top // 2) // top
     note = "transparency was laid on the background {}, {}, {}".format(*background)
     return mixed.astype(pixels.dtype), (note,)
 

@@ -132,9 +132,7 @@ class Png(Format):
                 seen[b"IDAT"] = b""
         if len(seen[b"IHDR"]) != 13 or b"IDAT" not in seen:
             raise Damaged("PNG has no pixels")
-        width, height, bits, color_type, compression, filters, interlace = struct.unpack(
-            ">IIBBBBB", seen[b"IHDR"]
-        )
+        width, height, bits, color_type, compression, filters, interlace = struct.unpack(">IIBBBBB", seen[b"IHDR"])
         if not 0 < width < 2**31 or not 0 < height < 2**31:
             raise Damaged(f"PNG's size is {width}x{height}")
         if bits not in DEPTHS.get(color_type, ()) or compression or filters or interlace > 1:
@@ -143,9 +141,7 @@ class Png(Format):
         clear = color_type in (GRAY_ALPHA, RGB_ALPHA) or b"tRNS" in seen
         channels: Literal[1, 3, 4] = 4 if clear else 1 if color_type == GRAY else 3
         key = None
-        if (
-            color_type == GRAY and clear
-        ):  # the value that is transparent, as decoded: below 8 bit it is spread
+        if color_type == GRAY and clear:  # the value that is transparent, as decoded: below 8 bit it is spread
             key = int.from_bytes(seen[b"tRNS"]) & (2**bits - 1)
             key = key * 255 // (2**bits - 1) if bits < 8 else key
         return Header(
@@ -167,7 +163,7 @@ class Png(Format):
         alpha = np.where(gray == header.detail, 0, 2**header.depth - 1).astype(gray.dtype)
         return np.concatenate([gray, gray, gray, alpha], axis=2)
 
-    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:  # noqa: ARG002
+    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
         """See Format. The metadata goes between IHDR and IDAT, where 5.6 wants the profile."""
         icc, notes = color.held(metadata.icc, pixels.shape[2])
         file = opencv.encode(".png", pixels)

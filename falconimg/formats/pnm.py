@@ -86,7 +86,7 @@ class Pnm(Format):
         top = 2**header.depth - 1
         if detail.maximum != top:  # rounded half up; 65535² and its half fit 32 bits
             samples = (samples.astype(np.uint32) * top + detail.maximum // 2) // detail.maximum
-        pixels = samples.astype(np.uint8 if header.depth == 8 else np.uint16).reshape(shape)
+        pixels: Pixels = samples.astype(np.uint8 if header.depth == 8 else np.uint16).reshape(shape)
         return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if header.channels == 3 else pixels
 
     def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:

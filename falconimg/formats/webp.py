@@ -9,7 +9,6 @@ import struct
 from collections.abc import Iterator
 
 import cv2
-import numpy as np
 
 from falconimg.errors import Damaged, Unencodable, Unsupported
 from falconimg.formats import color, exif, opencv
@@ -117,6 +116,11 @@ class Webp(Format):
         if max(width, height) > MAX_SIDE:
             raise Unencodable(f"WebP holds at most {MAX_SIDE} pixels a side, the picture is {width}x{height}")
         pixels, notes = to_8_bit(pixels)
-        if metadata.icc and not color.fits(metadata.icc, 3 if pixels.shape[2] == 4 else pixels.shape[2]):
-            pass
-        return Encoded(b"", notes)
+        icc = None
+        if pixels.shape[2] == 1:  # a profile of gray does not describe the RGB that it becomes
+            pixels, converted = color.to_srgb(pixels, metadata.icc)
+        else:
+            icc, converted = color.held(metadata.icc, pixels.shape[2])
+        quality = [cv2.IMWRITE_WEBP_QUALITY, options.quality]
+        file = opencv.encode(".webp", as_color(pixels), quality, metadata._replace(icc=icc))
+        return Encoded(file, notes + converted)

@@ -71,3 +71,9 @@ class Store(Protocol):
             OutsideRoot: a path leads outside the root
             Each carries `written`: the paths that are in place all the same.
         """
+
+    def faults(self) -> list[str]:
+        """What keeps the store from taking requests now, a sentence each; for readiness."""
+
+    def sweep(self) -> int:
+        """Remove what killed processes left behind, and nothing else; how much that was."""

@@ -304,6 +304,16 @@ class Files:
             with _closing(os.open(b".", _LIST, dir_fd=folder)) as handle:
                 os.fsync(handle)
 
+    def faults(self) -> list[str]:
+        """See Store."""
+        found = []
+        for name, root, access in (("input", self._input, os.R_OK), ("output", self._output, os.W_OK)):
+            if os.fstat(root.handle).st_nlink == 0:
+                found.append(f"the {name} root is gone")
+            elif not os.access(".", access | os.X_OK, dir_fd=root.handle):
+                found.append(f"the {name} root is not {'readable' if name == 'input' else 'writable'}")
+        return found
+
     def sweep(self) -> int:
         """Remove the temporaries that killed processes left in the output root; how many they were.
 

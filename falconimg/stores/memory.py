@@ -87,5 +87,13 @@ class Memory:
                     written.append(path)
         return tuple(left)
 
+    def faults(self) -> list[str]:
+        """See Store."""
+        return []
+
+    def sweep(self) -> int:
+        """See Store."""
+        return 0
+
     def _is_directory(self, name: str) -> bool:
         return any(other.startswith(f"{name}/") for other in self._files)

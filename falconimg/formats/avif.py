@@ -1,0 +1,301 @@
+"""AVIF: gray, RGB and RGBA of 8, 10 and 12 bits; of a sequence the first picture.
+
+Source: ISO/IEC 14496-12, 4.2 (boxes), 8.11 (meta, iloc, iinf, iref); ISO/IEC 23008-12, 6.5 (properties), 6.6.2.3
+(grid), 9.3 (ipma), Annex A (Exif); AV1-ISOBMFF, 2.3.3 (av1C); AVIF 1.1, 2 and 4 (items, alpha).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from falconimg.errors import Damaged, Unencodable, Unsupported
+from falconimg.formats import color, exif, opencv
+from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
+
+ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
+XMP_TYPE = b"application/rdf+xml"
+BRANDS = (b"avif", b"avis")
+MAX_SIDE = 32768  # libavif reads no more
+MAX_COUNT = 2**16  # of boxes, items, references
+MAX_BLOCK = 64_000_000  # bytes of EXIF or XMP
+# Quarter turns against the clock, then a mirror: None, 0 top to bottom, 1 left to right (6.5.10, 6.5.12).
+ORIENTATIONS = {
+    (0, None): 1, (0, 1): 2, (2, None): 3, (0, 0): 4, (1, 0): 5, (3, None): 6, (3, 0): 7, (1, None): 8,
+    (2, 0): 2, (2, 1): 4, (1, 1): 7, (3, 1): 5,
+}  # fmt: skip
+
+
+class Reader:
+    """Whole numbers, big-endian, from a box's bytes, never beyond their end."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self.data, self.place = memoryview(data), 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes."""
+        part = bytes(self.data[self.place : self.place + size])
+        if len(part) < size:
+            raise Damaged("AVIF has a box that ends early")
+        self.place += size
+        return part
+
+    def number(self, size: int) -> int:
+        """The next number, of so many bytes; 0 of none."""
+        return int.from_bytes(self.take(size))
+
+    def version(self) -> tuple[int, int]:
+        """A full box's version and flags, 4.2.2."""
+        return self.number(1), self.number(3)
+
+    def times(self, size: int) -> range:
+        """A range of the next number, of so many bytes, if there are not too many."""
+        count = self.number(size)
+        if count > MAX_COUNT:
+            raise Unsupported(f"an AVIF of more than {MAX_COUNT} items is not read")
+        return range(count)
+
+    def text(self) -> bytes:
+        """The next string, up to its zero."""
+        rest = bytes(self.data[self.place :]).partition(b"\0")[0]
+        self.place += len(rest) + 1
+        return rest
+
+
+def boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Each box's kind and bytes by their lengths alone, 4.2.2."""
+    place = 0
+    for _ in range(MAX_COUNT):
+        if place == len(data):
+            return
+        if place + 8 > len(data):
+            raise Damaged("AVIF data ends early")
+        size, kind = struct.unpack_from(">I4s", data, place)
+        start = place + 8
+        if size == 1 and place + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        end = place + size if size else len(data)
+        if end < start or end > len(data):
+            raise Damaged("AVIF data ends early")
+        yield kind, data[start:end]
+        place = end
+    raise Unsupported(f"an AVIF of more than {MAX_COUNT} boxes is not read")
+
+
+@dataclass
+class Item:
+    """What the meta box says of one item."""
+
+    kind: bytes = b""
+    content: bytes = b""
+    within: int = 0  # 0 the file, 1 the idat box
+    extents: list[tuple[int, int]] = field(default_factory=list)
+    properties: list[tuple[bytes, memoryview]] = field(default_factory=list)
+    refers: list[tuple[bytes, int]] = field(default_factory=list)
+
+    def property(self, kind: bytes) -> memoryview | None:
+        """The first property of this kind."""
+        return next((value for name, value in self.properties if name == kind), None)
+
+
+class Meta:
+    """The meta box: its items, and which one is the picture."""
+
+    def __init__(self, file: memoryview, data: memoryview) -> None:
+        if len(data) < 4:
+            raise Damaged("AVIF's meta box is empty")
+        self.file, self.items, self.idat, self.primary = file, dict[int, Item](), memoryview(b""), 0
+        parts = dict(boxes(data[4:]))
+        if b"pitm" not in parts or b"iprp" not in parts:
+            raise Damaged("AVIF does not say which item is the picture, or nothing of it")
+        reader = Reader(parts[b"pitm"])
+        self.primary = reader.number(2 if reader.version()[0] == 0 else 4)
+        self.idat = parts.get(b"idat", self.idat)
+        self._locations(Reader(parts.get(b"iloc", b"")))
+        self._infos(Reader(parts.get(b"iinf", b"")))
+        if b"iref" in parts:
+            self._references(parts[b"iref"])
+        self._properties(parts[b"iprp"])
+
+    def item(self, number: int) -> Item:
+        """The item of this number, new if nothing was said of it yet."""
+        if len(self.items) > MAX_COUNT:
+            raise Unsupported(f"an AVIF of more than {MAX_COUNT} items is not read")
+        return self.items.setdefault(number, Item())
+
+    def _locations(self, reader: Reader) -> None:
+        """Where the items' bytes are, 8.11.3; all of them must be within the file."""
+        version, _ = reader.version()
+        sizes = reader.number(2)
+        offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
+        wide = 4 if version == 2 else 2
+        for _ in reader.times(wide):
+            item = self.item(reader.number(wide))
+            item.within = reader.number(2) & 15 if version else 0
+            reader.take(2)
+            base = reader.number(base_size)
+            size = len(self.idat if item.within == 1 else self.file)
+            for _ in reader.times(2):
+                reader.take(index_size if version else 0)
+                start = base + reader.number(offset_size)
+                length = reader.number(length_size) or max(0, size - start)
+                if item.within > 1:
+                    raise Unsupported("an AVIF whose items are parts of other items is not read")
+                if start + length > size:
+                    raise Damaged("AVIF data ends early")
+                item.extents.append((start, length))
+
+    def _infos(self, reader: Reader) -> None:
+        """What kinds the items are of, 8.11.6."""
+        version, _ = reader.version()
+        reader.times(2 if version == 0 else 4)
+        for kind, box in boxes(reader.data[reader.place :]):
+            info = Reader(box)
+            version, _ = info.version()
+            if kind != b"infe" or version < 2:
+                continue
+            item = self.item(info.number(2 if version == 2 else 4))
+            info.take(2)
+            item.kind = info.take(4)
+            info.text()
+            item.content = info.text() if item.kind == b"mime" else b""
+
+    def _references(self, data: memoryview) -> None:
+        """Which item is an alpha of, a cell of, a description of which, 8.11.12."""
+        wide = 2 if Reader(data).version()[0] == 0 else 4
+        for kind, box in boxes(data[4:]):
+            reader = Reader(box)
+            item = self.item(reader.number(wide))
+            item.refers += [(kind, reader.number(wide)) for _ in reader.times(2)]
+
+    def _properties(self, data: memoryview) -> None:
+        """The items' properties, 6.5 and 9.3: a list, and for each item numbers within it."""
+        parts = list(boxes(data))
+        listed = [prop for kind, box in parts if kind == b"ipco" for prop in boxes(box)]
+        for box in (box for kind, box in parts if kind == b"ipma"):
+            reader = Reader(box)
+            version, flags = reader.version()
+            for _ in reader.times(4):
+                item = self.item(reader.number(2 if version == 0 else 4))
+                for _ in reader.times(1):
+                    number = reader.number(2) & 0x7FFF if flags & 1 else reader.number(1) & 0x7F
+                    if number > len(listed):
+                        raise Damaged("AVIF refers to a property that it lacks")
+                    if number:
+                        item.properties.append(listed[number - 1])
+
+    def bytes_of(self, item: Item) -> bytes:
+        """An item's bytes."""
+        if sum(length for _, length in item.extents) > MAX_BLOCK:
+            raise Unsupported(f"AVIF's metadata is of more than {MAX_BLOCK} bytes")
+        source = self.idat if item.within == 1 else self.file
+        return b"".join(source[start : start + length] for start, length in item.extents)
+
+
+def _orientation(item: Item) -> int:
+    """EXIF's number for what irot and imir do, in their order."""
+    turns, mirror, first = 0, None, b""
+    for kind, value in item.properties:
+        if kind in (b"irot", b"imir") and value:
+            first = first or kind
+            if kind == b"irot":
+                turns = value[0] & 3
+            else:
+                mirror = value[0] & 1
+    # A mirror and then turns are as many turns the other way and then the mirror.
+    return ORIENTATIONS[-turns % 4 if first == b"imir" else turns, mirror]
+
+
+class Avif(Format):
+    """AVIF by OpenCV."""
+
+    name = "avif"
+    extensions = (".avif",)
+    media_type = "image/avif"
+    reads = "gray, RGB, RGBA; 8, 10 and 12 bits; of a sequence the first picture"
+    writes = "gray, RGB and RGBA, lossy; 16 bit becomes 10"
+    keeps = frozenset({"gray", "alpha", "icc", "exif", "xmp"})
+    quality = 60
+    decode_cost = 5.7
+    encode_cost = 8.4
+
+    def sniff(self, head: bytes) -> bool:
+        """See Format. The brand may be the first or among the compatible ones."""
+        brands = (head[place : place + 4] for place in (8, *range(16, len(head), 4)))
+        return head[4:8] == b"ftyp" and any(brand in BRANDS for brand in brands)
+
+    def probe(self, data: bytes) -> Header:
+        """See Format. The turn is that of irot and imir; Exif's is not looked at (ISO/IEC 23008-12, 6.5.10)."""
+        parts = dict(boxes(memoryview(data)))
+        if b"meta" not in parts:
+            raise Damaged("AVIF has no meta box")
+        meta = Meta(memoryview(data), parts[b"meta"])
+        item = meta.item(meta.primary)
+        cells = [meta.item(number) for kind, number in item.refers if kind == b"dimg"]
+        size = item.property(b"ispe")
+        coding = next((value for one in (item, *cells) if (value := one.property(b"av1C"))), None)
+        if size is None or coding is None or len(size) < 12 or len(coding) < 4:
+            raise Damaged("AVIF does not say how its picture is coded")
+        if item.property(b"clap") is not None:
+            raise Unsupported("an AVIF with a clean aperture (a crop) is not read")
+        _, width, height = struct.unpack_from(">III", size)
+        if not width or not height:
+            raise Damaged(f"AVIF's size is {width}x{height}")
+        high, twelve, gray = coding[2] & 0x40, coding[2] & 0x20, coding[2] & 0x10
+        alpha = any(_is_alpha(other, meta.primary) for other in meta.items.values())
+        if gray and alpha:
+            raise Unsupported("a gray AVIF with alpha is not read")
+        channels: Literal[1, 3, 4] = 4 if alpha else 1 if gray else 3
+        return Header(
+            self.name, width, height, channels, 16 if high else 8, _orientation(item),
+            frames=2 if b"moov" in parts else 1,
+            metadata=_metadata(meta, item),
+            detail=(12 if twelve else 10) if high else 8,
+        )  # fmt: skip
+
+    def decode(self, data: bytes, header: Header) -> Pixels:
+        """See Format. The bits of 10 and 12 are repeated down to 16, so that black and white stay what they are."""
+        pixels = opencv.decode(data, header, self.decode_cost)
+        bits: int = header.detail
+        return pixels if bits == 8 else pixels << (16 - bits) | pixels >> (2 * bits - 16)
+
+    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
+        """See Format."""
+        height, width = pixels.shape[:2]
+        if max(width, height) > MAX_SIDE:
+            raise Unencodable(f"AVIF holds at most {MAX_SIDE} pixels a side, the picture is {width}x{height}")
+        icc, notes = color.held(metadata.icc, pixels.shape[2])
+        depth = 8
+        if pixels.dtype == np.uint16:
+            pixels = ((pixels.astype(np.uint32) * 1023 + 32767) // 65535).astype(np.uint16)
+            notes, depth = ("16 bit became 10 bit", *notes), 10
+        params = [cv2.IMWRITE_AVIF_QUALITY, options.quality, cv2.IMWRITE_AVIF_DEPTH, depth]
+        return Encoded(opencv.encode(".avif", pixels, params, metadata._replace(icc=icc)), notes)
+
+
+def _is_alpha(item: Item, primary: int) -> bool:
+    """Whether the item is the alpha of the picture, AVIF 4.1."""
+    kind = item.property(b"auxC")
+    return kind is not None and bytes(kind[4:]).startswith(ALPHA) and (b"auxl", primary) in item.refers
+
+
+def _metadata(meta: Meta, picture: Item) -> Metadata:
+    """The picture's profile, and the EXIF and XMP that describe it."""
+    colors = (bytes(value) for kind, value in picture.properties if kind == b"colr")
+    icc = next((value[4:] for value in colors if value[:4] in (b"prof", b"rICC")), None)
+    blocks: dict[bytes, bytes] = {}
+    for item in meta.items.values():
+        if (b"cdsc", meta.primary) not in item.refers:
+            continue
+        if item.kind == b"Exif":
+            block = meta.bytes_of(item)
+            blocks[b"Exif"] = block[4 + int.from_bytes(block[:4]) :]  # a number first: where TIFF's header is
+        elif item.kind == b"mime" and item.content == XMP_TYPE:
+            blocks[b"XMP"] = meta.bytes_of(item)
+    return Metadata(icc, exif.upright(blocks.get(b"Exif")), exif.upright_xmp(blocks.get(b"XMP")))

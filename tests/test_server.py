@@ -1,0 +1,295 @@
+"""The real gunicorn, with several workers, on a free port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import pictures
+
+SECONDS = 60  # what any wait of these tests is bounded by
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    root: Path
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
+        """(status, JSON or text of the answer, its headers in lower case)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+        try:
+            data = None if body is None else json.dumps(body)
+            kind = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, data, kind | {name.replace("_", "-"): v for name, v in headers.items()})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, json.loads(text) if "json" in found.get("content-type", "") else text, found
+        finally:
+            connection.close()
+
+    def process_batch(self, images: list[dict[str, Any]], *operations: str, **more: Any) -> tuple[int, Any]:
+        return self.ask("POST", "/v1/process", {"images": images, "operations": operations, **more})[:2]
+
+    def workers(self) -> list[int]:
+        return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log)]
+
+    def wait_for(self, what: Any, seconds: float = SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, f"waited in vain; the log:\n{self.log[-3000:]}"
+            time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serving(root: Path, **settings: str) -> Iterator[Server]:
+    """gunicorn as README starts it outside a checkout, below `root`; ended by its own process id."""
+    port = free_port()
+    environ = {
+        **os.environ,
+        "HOME": str(root),
+        "FALCONIMG_ROOT": str(root),
+        "FALCONIMG_BIND": f"127.0.0.1:{port}",
+        **{f"FALCONIMG_{name.upper()}": value for name, value in settings.items()},
+    }
+    log_file = root / "server.log"
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:falconimg.gunicorn_conf"]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=root, env=environ, stdout=log, stderr=log)
+    server = Server(process, port, root, log_file)
+
+    def answers() -> bool:
+        assert process.poll() is None, server.log
+        try:
+            return server.ask("GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    try:
+        server.wait_for(answers)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), workers="3", log="json") as running:
+        yield running
+
+
+def write(root: Path, name: str, pixels: Any) -> dict[str, str]:
+    """An input of a batch, and where its PNG goes."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return {"input": name, "output": f"out/{Path(name).stem}.png"}
+
+
+def read(path: Path) -> Any:
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_a_batch_becomes_files_with_the_right_pixels(server: Server) -> None:
+    pixels = pictures.noise(31, 45)
+    status, report = server.process_batch([write(server.root, "in/batch.png", pixels)], "split")
+    assert status == 200
+    assert [output["path"] for output in report["images"][0]["outputs"]] == [f"out/batch_{n}.png" for n in range(1, 5)]
+    quadrants = [pixels[:15, :22], pixels[:15, 22:], pixels[15:, :22], pixels[15:, 22:]]
+    for number, quadrant in enumerate(quadrants, 1):
+        assert np.array_equal(read(server.root / f"out/batch_{number}.png"), quadrant)
+
+
+def test_there_are_as_many_workers_as_set(server: Server) -> None:
+    assert len(server.workers()) == 3
+    assert len(set(server.workers())) == 3
+
+
+def test_two_long_requests_overlap(server: Server) -> None:
+    images = [write(server.root, f"in/long{n}.png", pictures.noise(900, 900)) for n in range(2)]
+    bar = threading.Barrier(2)
+
+    def ask(image: dict[str, str]) -> float:
+        bar.wait(SECONDS)
+        status, report = server.process_batch([image], "resize=3", "blur=31")
+        assert status == 200
+        return float(report["ms"]) / 1000
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        spans = list(pool.map(ask, images))
+    assert time.monotonic() - begun < 0.85 * sum(spans)
+
+
+def test_a_hundred_concurrent_batches_all_come_out_right(server: Server) -> None:
+    sources = {n: pictures.noise(20 + n % 7, 24 + n % 5, seed=n) for n in range(100)}
+    images = {n: write(server.root, f"in/hundred/{n}.png", pixels) for n, pixels in sources.items()}
+
+    def flipped(image: dict[str, str]) -> tuple[int, Any]:
+        return server.process_batch([image], "flip=h")
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = dict(zip(images, pool.map(flipped, images.values()), strict=True))
+    assert {status for status, _ in answers.values()} == {200}
+    for n, pixels in sources.items():
+        assert np.array_equal(read(server.root / images[n]["output"]), pixels[:, ::-1])
+
+
+def test_a_chunked_body_is_read(server: Server) -> None:
+    body = json.dumps({"images": [write(server.root, "in/chunked.png", pictures.noise(8, 8))]}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    chunks = (body[start : start + 7] for start in range(0, len(body), 7))
+    connection.request(
+        "POST", "/v1/process", chunks, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"},
+        encode_chunked=True,
+    )  # fmt: skip
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["done"]) == (200, 1)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("Content-Length: 100", b'{"images": []}'),
+        ("Transfer-Encoding: chunked", b'f\r\n{"images": [\r\n'),
+        ("Transfer-Encoding: chunked", b"zz\r\n{}\r\n0\r\n\r\n"),
+    ],
+)
+def test_a_body_that_ends_early_or_is_badly_chunked_is_a_400(server: Server, head: str, body: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
+        connection.sendall(
+            f"POST /v1/process HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode()
+            + body
+        )
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
+def test_the_access_line_carries_the_request_id(server: Server) -> None:
+    server.ask("GET", "/?x=%0A", X_Request_ID="the-id-of-this-test")
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in server.log.splitlines() if "the-id-of-this-test" in line]
+
+    server.wait_for(lines)
+    line = lines()[0]
+    assert (line["event"], line["status"], line["path"], line["method"]) == ("access", 200, "/?x=%0A", "GET")
+
+
+def test_a_request_line_of_eight_kilobytes_is_taken(server: Server) -> None:
+    assert server.ask("GET", "/?op=" + "x" * 8000)[0] == 200
+
+
+def test_gunicorn_opens_no_control_socket(server: Server) -> None:
+    assert not [path for path in server.root.rglob("*") if path.is_socket() or path.name == ".gunicorn"]
+
+
+def test_a_killed_worker_is_replaced_and_what_it_left_is_swept(tmp_path: Path) -> None:
+    pixels = pictures.noise(1200, 1200)
+    images = [write(tmp_path, f"in/{n}.png", pixels) for n in range(8)]
+    with serving(tmp_path, workers="2") as server:
+        before = server.workers()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.process_batch, images, "resize=2")
+            server.wait_for(lambda: any((tmp_path / "out").glob("*.png")))
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            assert isinstance(asked.exception(SECONDS), OSError | http.client.HTTPException)
+        server.wait_for(lambda: len(server.workers()) >= 4)
+        for path in (tmp_path / "out").glob("*.png"):
+            assert read(path).shape == (2400, 2400, 3)
+        assert server.process_batch(images[:1], "resize=2")[0] == 200
+        server.wait_for(lambda: not list(tmp_path.rglob(".falconimg-*")))
+
+
+def test_sigterm_lets_an_accepted_request_finish(tmp_path: Path) -> None:
+    images = [write(tmp_path, f"in/{n}.png", pictures.noise(500, 500, seed=n)) for n in range(12)]
+    with serving(tmp_path, workers="2") as server, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.process_batch, images, "resize=2")
+        server.wait_for(lambda: any((tmp_path / "out").glob("*.png")))
+        server.process.terminate()
+        status, report = asked.result(SECONDS)
+        assert (status, report["done"]) == (200, 12)
+        assert server.process.wait(SECONDS) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12
+
+
+def test_after_the_graceful_time_images_not_begun_are_reported_as_stopping(tmp_path: Path) -> None:
+    images = [write(tmp_path, f"in/{n}.png", pictures.noise(700, 700, seed=n)) for n in range(40)]
+    with serving(tmp_path, workers="2", graceful_seconds="0.1", pool="1") as server, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.process_batch, images, "resize=2")
+        server.wait_for(lambda: any((tmp_path / "out").glob("*.png")))
+        server.process.terminate()
+        status, report = asked.result(SECONDS)
+        assert server.process.wait(SECONDS) == 0
+    errors = [image["error"]["type"] for image in report["images"] if image["status"] == "failed"]
+    assert status == 207
+    assert set(errors) == {"/problems/stopping"}
+    done = [image["outputs"][0]["path"] for image in report["images"] if image["status"] == "done"]
+    assert sorted(done) == sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out").glob("*.png"))
+    assert len(done) + len(errors) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("FALCONIMG_WORKERS", "0", "FALCONIMG_WORKERS: expected a whole number from 1 to 256, came '0'"),
+        ("FALCONIMG_WORKER", "2", "FALCONIMG_WORKER is not a setting; did you mean FALCONIMG_WORKERS?"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, name: str, value: str, line: str) -> None:
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:falconimg.gunicorn_conf"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, name: value}, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == f"falconimg: {line}\n"
+
+
+def test_the_checkouts_configuration_is_the_packages() -> None:
+    checkout = Path(__file__).parent.parent
+    script = "import runpy; print(runpy.run_path('gunicorn.conf.py')['wsgi_app'])"
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.stdout == "falconimg.app:create_app()\n"

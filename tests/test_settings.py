@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from falconimg.app import create_app
+from falconimg.errors import SettingsProblem
+from falconimg.settings import Settings, codec_pixel_limit, rows
+from falconimg.stores.memory import Memory
+
+WRONG = {
+    "BIND": ("8888", "HOST:PORT or unix:PATH"),
+    "WORKERS": ("-1", "a whole number from 1 to 256"),
+    "THREADS": ("1.5", "a whole number from 1 to 1024"),
+    "POOL": ("1_0", "a whole number from 1 to 256"),
+    "ROOT": ("/no/such/directory", "a directory"),
+    "INPUT_ROOT": ("", "a directory"),
+    "OUTPUT_ROOT": (__file__, "a directory"),
+    "FSYNC": ("yes", "on or off"),
+    "JPEG_QUALITY": ("101", "a whole number from 1 to 100"),
+    "LOG": ("xml", "plain or json"),
+    "LOG_LEVEL": ("loud", "debug or info or warning or error"),
+    "MAX_BODY": ("10 MB", "a whole number from 1 to 1G"),
+    "MAX_PIXELS": ("2G", "a whole number from 1 to 1G"),
+    "MEMORY": ("1", "a whole number from 1M to 10000G"),
+    "WAIT_SECONDS": ("0", "seconds, over 0 and at most 3600"),
+    "IMAGE_SECONDS": ("nan", "seconds, over 0 and at most 86400"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_names_the_variable_what_is_allowed_and_what_came(name: str) -> None:
+    value, allowed = WRONG[name]
+    with pytest.raises(SettingsProblem) as caught:
+        Settings.from_environ({f"FALCONIMG_{name}": value})
+    assert caught.value.detail == f"FALCONIMG_{name}: expected {allowed}, came {value!r}"
+
+
+def test_an_unknown_variable_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(SettingsProblem, match=r"^FALCONIMG_ROOTS is not a setting; did you mean FALCONIMG_ROOT\?$"):
+        Settings.from_environ({"FALCONIMG_ROOTS": "/"})
+
+
+def test_variables_of_others_are_not_looked_at() -> None:
+    assert Settings.from_environ({"PATH": "x", "falconimg_workers": "x", "XFALCONIMG_WORKERS": "x"}) == Settings()
+
+
+@pytest.mark.parametrize(("text", "value"), [("7", 7), ("10k", 10_000), ("2.5M", 2_500_000), ("1G", 10**9)])
+def test_sizes_take_k_m_and_g(text: str, value: int) -> None:
+    assert Settings.from_environ({"FALCONIMG_MAX_FILE": text}).max_file == value
+
+
+def test_every_field_has_its_variable_with_help() -> None:
+    assert [name for name, _ in rows()] == [f"FALCONIMG_{field.name.upper()}" for field in fields(Settings)]
+    assert all(row.help and row.allowed and row.default for _, row in rows())
+
+
+def test_every_limit_of_the_design_has_its_variable() -> None:
+    limits = {name for name, _ in rows() if name.startswith("FALCONIMG_MAX_")}
+    assert limits >= {
+        f"FALCONIMG_MAX_{what}"
+        for what in ("BODY", "JSON_DEPTH", "IMAGES", "OPERATIONS", "OUTPUTS", "FILE", "PIXELS", "SIDE", "OUTPUT_PIXELS")
+    }
+
+
+def test_the_roots_default_to_the_root(tmp_path: Path) -> None:
+    assert Settings(root=tmp_path).roots == (tmp_path, tmp_path)
+    assert Settings(root=Path("/"), input_root=tmp_path).roots == (tmp_path, Path("/"))
+
+
+def test_the_budget_is_half_of_the_memory_over_the_workers_unless_set() -> None:
+    assert Settings(memory=10**7).budget == 10**7
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    assert Settings(workers=1).budget == max(512 * 10**6, half)
+
+
+@pytest.mark.parametrize(
+    ("bind", "loopback"),
+    [
+        ("127.0.0.1:8888", True), ("localhost:1", True), ("[::1]:80", True), ("127.1.2.3:80", True),
+        ("0.0.0.0:8888", False), ("[::]:80", False), ("192.0.2.1:80", False), ("unix:/run/x.sock", False),
+    ],
+)  # fmt: skip
+def test_the_host_is_checked_where_only_this_machine_can_connect(bind: str, loopback: bool) -> None:
+    assert Settings(bind=bind).listens_on_loopback is loopback
+
+
+def test_a_picture_limit_beyond_the_codecs_stops_the_start() -> None:
+    with pytest.raises(SettingsProblem, match=r"^FALCONIMG_MAX_PIXELS: expected at most OPENCV_IO_MAX_IMAGE_PIXELS"):
+        create_app(Settings(max_pixels=codec_pixel_limit() + 1), Memory())
+
+
+def test_the_codecs_limit_is_set_before_opencv_is_imported() -> None:
+    script = (
+        "import sys, falconimg, numpy as np; assert 'cv2' not in sys.modules\n"
+        "from falconimg import operations; import cv2\n"
+        "data = cv2.imencode('.png', np.zeros((100, 101), np.uint8))[1]\n"
+        "try: cv2.imdecode(data, -1)\n"
+        "except cv2.error as error: print('refused', 'CV_IO_MAX_IMAGE_PIXELS' in str(error))\n"
+        "else: print('decoded')"
+    )
+
+    def attempt(limit: str) -> str:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
+        environ = {**own, "FALCONIMG_MAX_PIXELS": limit}
+        return subprocess.run(
+            [sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=60, check=True
+        ).stdout.strip()
+
+    assert (attempt("10k"), attempt("10100")) == ("refused True", "decoded")
