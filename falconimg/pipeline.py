@@ -20,11 +20,15 @@ from falconimg import formats, log
 from falconimg._core import Leaf, Plan, PlanError, Shape
 from falconimg.budget import Budget
 from falconimg.errors import (
+    BadName,
     Conflict,
     Exists,
+    Forbidden,
     ImageProblem,
     Impossible,
+    InvalidRequest,
     OutOfMemory,
+    OutsideRoot,
     Problem,
     Stopping,
     TimedOut,
@@ -35,8 +39,7 @@ from falconimg.job import Fault, Image, Job, Note, Outcome, Output, Report, Step
 from falconimg.settings import Settings
 from falconimg.stores import File, Store
 
-# What of its pixels a file takes at most, by whether the format loses: for the plan's estimate.
-FILE_SIZE = {True: 0.5, False: 1.05}
+FILE_SIZE = 1.05  # bytes of a file at most, for each byte of its pixels: noise does not get smaller
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,18 @@ class Names:
 
         Raises:
             Conflict: another image has one of them, or it is another image's input, or it comes twice
+            BadName, OutsideRoot: one is no path that the store takes
         """
         with self._changed:
             self._changed.wait_for(lambda: self._next >= index)
             claimed: dict[str, str] = {}
             for path in paths:
-                key = self._store.check_output(path)
+                try:
+                    key = self._store.check_output(path)
+                except Forbidden as problem:
+                    raise OutsideRoot(problem.detail) from None
+                except InvalidRequest as problem:
+                    raise BadName(problem.detail) from None
                 if key in claimed or key in self._owners:
                     whose = "this image" if key in claimed else f"image {self._owners[key]}"
                     raise Conflict(f"{path}: expected a path of its own, came that of a result of {whose}")
@@ -159,7 +168,7 @@ class Pipeline:
         """Plan the first image and take its memory, here in the request's own thread."""
         begun = monotonic()
         self._prepare(turn, job, names)
-        if turn.work and not job.dry_run:
+        if turn.work and turn.work.peak and not job.dry_run:
             self.budget.take(turn.work.peak, self.settings.wait_seconds)
             turn.taken = turn.work.peak
         turn.ms = 1000 * (monotonic() - begun)
@@ -364,7 +373,7 @@ def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header) -> int:
     def cost(leaf: Leaf) -> tuple[int, int]:
         form = image.renditions[leaf.route].format
         size = leaf.shape.nbytes
-        return int(size * form.encode_cost), int(size * FILE_SIZE[form.quality is not None])
+        return int(size * form.encode_cost), int(size * FILE_SIZE)
 
     decoding = formats.FORMATS[header.format].decode_cost * plan.source.nbytes
     return len(data) + max(int(decoding), plan.peak(cost))

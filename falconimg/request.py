@@ -245,7 +245,9 @@ class _Reader:
             raise Forbidden("A path leads outside the root", self.outside[: self.most])
 
     def fault(self, pointer: str, detail: str) -> None:
-        self.places.append(Place(pointer, detail))
+        place = Place(pointer, detail)
+        if place not in self.places:
+            self.places.append(place)
         if len(self.places) >= self.most:
             self.refuse()
 
@@ -295,15 +297,16 @@ class _Reader:
         if "operations" in value and not self.original:
             steps, notes = self.steps(value, at)
         key = self.checked(f"{at}/input", self.store.check_input, value["input"])
+        name = self.store.below_root(value["input"]) if key else ""
         renditions = []
         if self.original or "output" in value:
-            renditions.append(self.rendition(value, {}, at, value["input"], steps))
+            renditions.append(self.rendition(value, {}, at, name, steps))
         else:
             for number, branch in enumerate(value["renditions"]):
                 pointer = f"{at}/renditions/{number}"
                 own, said = self.steps(branch, pointer)
                 notes += said
-                renditions.append(self.rendition(branch, value, pointer, value["input"], steps + own))
+                renditions.append(self.rendition(branch, value, pointer, name, steps + own))
         return Image(index, value["input"], key, tuple(r for r in renditions if r), at, notes)
 
     def rendition(
@@ -404,7 +407,7 @@ def _clamped(step: str) -> tuple[Any, str]:
 
 
 def _template(text: str, input_: str) -> Template:
-    """An output's path, cut at its fields; those that the input's path decides are filled in.
+    """An output's path, cut at its fields; those that the input's path below its root decides are filled in.
 
     Raises:
         ValueError: a lone brace or an unknown field, in words

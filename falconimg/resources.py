@@ -165,8 +165,9 @@ def _job(
     req: falcon.Request, settings: Settings, store: Store, reader: Callable[[Any, Settings, Store, int], Job]
 ) -> tuple[bytes, Job]:
     """The body, and the job that it describes."""
-    media_type = req.content_type
-    if media_type and not _is_json(media_type):
+    # one without a type is refused as well: a page of elsewhere could send it unasked
+    media_type = req.content_type or ""
+    if not _is_json(media_type):
         raise WrongMediaType(f"expected {JSON}, came {media_type[:100]!a}")
     coding = req.get_header("Content-Encoding") or "identity"
     if coding.lower() != "identity":

@@ -93,7 +93,8 @@ def places(error: ValidationError) -> Iterator[Place]:
     elif error.validator == "dependentRequired":
         yield Place(at, f"expected both or none of {_pairs(rule)}")
     elif error.validator in ("not", "oneOf", "anyOf"):
-        yield Place(at, f"expected {schema['x-alternatives']}")
+        if isinstance(instance, dict):  # of anything else its type is the fault
+            yield Place(at, f"expected {schema['x-alternatives']}")
     else:
         yield Place(at, f"expected {expected(schema)}, came {came(instance)}")
 

@@ -214,7 +214,7 @@ cdef class Plan:
         self.found.append(leaf)
 
     cdef list walked(self, _Node node):
-        """The leaves as `walk` comes by them: it may find several routes' in another order than `grow`."""
+        """The leaves in the order of `walk`: those of a picture come before what is made of it."""
         cdef _Node child
         cdef list leaves = list(node.leaves)
         for child in node.children:

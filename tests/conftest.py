@@ -1,9 +1,9 @@
-"""What the tests of requests, routes and the pipeline share: a server on a directory of its own, and pictures for it."""
+"""What the tests of requests, routes and the pipeline share: a server on a directory of its own, and pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def encoded(array: Array, extension: str = ".png") -> bytes:
 
 def decoded(data: bytes) -> Array:
     """The file's picture as it is stored, (h, w, c)."""
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    array: Array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return array if array.ndim == 3 else array[:, :, np.newaxis]
 
 

@@ -17,9 +17,20 @@ from falconimg.formats.tiff import Tiff
 from falconimg.formats.webp import Webp
 
 __all__ = [
+    "FORMATS",
     "NO_METADATA",
-    "FORMATS", "Encoded", "Format", "Header", "Metadata", "Options", "Pixels",
-    "by_extension", "by_name", "decode", "encode", "notes", "probe",
+    "Encoded",
+    "Format",
+    "Header",
+    "Metadata",
+    "Options",
+    "Pixels",
+    "by_extension",
+    "by_name",
+    "decode",
+    "encode",
+    "notes",
+    "probe",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:
 XMP_TYPE = b"application/rdf+xml"
 BRANDS = (b"avif", b"avis")
 MAX_SIDE = 32768  # libavif reads no more
+_WINDOW = 500  # bytes that OpenCV recognizes a file by
 MAX_COUNT = 2**16  # of boxes, items, references
 MAX_BLOCK = 64_000_000  # bytes of EXIF or XMP
 # Quarter turns against the clock, then a mirror: None, 0 top to bottom, 1 left to right (6.5.10, 6.5.12).
@@ -261,7 +262,7 @@ class Avif(Format):
 
     def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format. The bits of 10 and 12 are repeated down to 16, so that black and white stay what they are."""
-        pixels = opencv.decode(data, header, self.decode_cost)
+        pixels = opencv.decode(_recognizable(data), header, self.decode_cost)
         bits: int = header.detail
         return pixels if bits == 8 else pixels << (16 - bits) | pixels >> (2 * bits - 16)
 
@@ -277,6 +278,25 @@ class Avif(Format):
             notes, depth = ("16 bit became 10 bit", *notes), 10
         params = [cv2.IMWRITE_AVIF_QUALITY, options.quality, cv2.IMWRITE_AVIF_DEPTH, depth]
         return Encoded(opencv.encode(".avif", pixels, params, metadata._replace(icc=icc)), notes)
+
+
+def _recognizable(data: bytes) -> bytes:
+    """The same file, with the box that ends near its 500th byte made to hold the next one too.
+
+    OpenCV asks libavif whether the first 500 bytes are an AVIF; where they end in a box's header and there is
+    metadata, the answer is no. Offsets within the file stay as they are, and so does what they point to.
+    """
+    place = before = 0
+    while place < _WINDOW - 7:
+        before, size = place, int.from_bytes(data[place : place + 4])
+        if size < 8:
+            return data
+        place += size
+    size, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+    if place > _WINDOW or size == 1 or kind in (b"", b"meta", b"moov"):
+        return data
+    end = place + size if size else len(data)
+    return data[:before] + struct.pack(">I", end - before) + data[before + 4 :]
 
 
 def _is_alpha(item: Item, primary: int) -> bool:

@@ -40,7 +40,7 @@ class Bmp(Format):
     reads = "palette, 16, 24 and 32 bit, alpha; no RLE"
     writes = "gray, RGB and RGBA; 16 bit becomes 8"
     keeps = frozenset({"gray", "alpha"})
-    decode_cost = 4.0
+    decode_cost = 3.0
     encode_cost = 2.1
 
     def sniff(self, head: bytes) -> bool:
@@ -122,7 +122,7 @@ def _masks(data: bytes, size: int, bits: int) -> tuple[int, int, int, int]:
     masks = (red, green, blue, alpha if size >= V3 else 0)
     for mask in masks:
         run = mask // (mask & -mask) if mask else 0
-        if mask >= 2**bits or run & (run + 1) or (not mask and mask is not masks[3]):
+        if mask >= 2**bits or run & (run + 1) or not all(masks[:3]):
             raise Unsupported("a BMP of such bit masks is not read")
     return masks
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from falconimg.formats.base import Metadata, Pixels
+from falconimg.formats.pixels import bands
 
 LIMIT = 4_000_000  # bytes of a profile; real ones reach 2 MB
 DROPPED = "the colour profile was dropped"
@@ -103,7 +104,9 @@ def _apply(transform: Any, pixels: Pixels, mode: str) -> Pixels:
     """(h, w, 3) BGR of what the transform makes of pixels in Pillow's order."""
     from PIL import Image, ImageCms
 
-    height, width = pixels.shape[:2]
-    source = Image.frombytes(mode, (width, height), pixels.tobytes())
-    result = ImageCms.applyTransform(source, transform)
-    return np.ascontiguousarray(np.asarray(result)[:, :, ::-1])
+    result: Pixels = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for rows in bands(pixels):
+        part = pixels[rows]
+        source = Image.frombytes(mode, (part.shape[1], part.shape[0]), part.tobytes())
+        result[rows] = np.asarray(ImageCms.applyTransform(source, transform))[:, :, ::-1]
+    return result

@@ -77,7 +77,7 @@ class Gif(Format):
     writes = "256 colours; alpha becomes all or nothing, 16 bit becomes 8"
     keeps = frozenset()
     decode_cost = 4.6
-    encode_cost = 6.0
+    encode_cost = 4.0
 
     def sniff(self, head: bytes) -> bool:
         """See Format."""
@@ -145,7 +145,7 @@ class Gif(Format):
         if pixels.shape[2] == 4 and ((pixels[:, :, 3] > 0) & (pixels[:, :, 3] < 255)).any():
             notes += ("partial transparency became all or nothing",)
         hole = not opaque.all()
-        index, table, exact = quantized(as_color(pixels)[:, :, :3], opaque, 255 if hole else 256)
+        index, table, exact = quantized(as_color(pixels), opaque, 255 if hole else 256)
         if not exact:
             notes += (f"the colours were reduced to {len(table)}",)
         index[~opaque] = 255
@@ -159,7 +159,8 @@ def _file(index: Pixels, table: Pixels, transparent: int | None) -> bytes:
     control of its own; of its file only the picture's block is taken.
     """
     carrier = cv2.merge([(index & 0x03) << 6, (index & 0x1C) << 3, index & 0xE0])
-    file = opencv.encode(".gif", carrier, [cv2.IMWRITE_GIF_TRANSPARENCY, 0])
+    params = [cv2.IMWRITE_GIF_TRANSPARENCY, 0, cv2.IMWRITE_GIF_QUALITY, cv2.IMWRITE_GIF_FAST_NO_DITHER]
+    file = opencv.encode(".gif", carrier, params)
     if file[_OPENCV_HEAD] != IMAGE:
         raise Unencodable("GIF: OpenCV writes another form than it did")
     colors = table[:, ::-1].tobytes().ljust(_TABLE, b"\0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -23,6 +24,12 @@ def oriented(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
+def bands(pixels: Pixels) -> Iterator[slice]:
+    """Slices of rows, about a million values each, so that what is reckoned beside the pixels stays small."""
+    height = max(1, 2**20 // (pixels.shape[1] * pixels.shape[2]))
+    return (slice(top, top + height) for top in range(0, pixels.shape[0], height))
+
+
 def to_8_bit(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
     """round(value / 257) of a 16-bit picture, and the note of that loss; an 8-bit one as it is."""
     if pixels.dtype == np.uint8:
@@ -36,11 +43,12 @@ def flattened(pixels: Pixels, background: tuple[int, int, int]) -> tuple[Pixels,
         return pixels, ()
     top, wide = (255, np.dtype(np.uint16)) if pixels.dtype == np.uint8 else (65535, np.dtype(np.uint32))
     under = np.array(background[::-1], wide) * (top // 255)
-    alpha: Any = pixels[:, :, 3:].astype(wide)
-    # Both products together stay within top², which with top // 2 is below the wide type's end.
-    mixed: Any = (pixels[:, :, :3] * alpha + under * (top - alpha) + top // 2) // top
-    note = "transparency was laid on the background {}, {}, {}".format(*background)
-    return mixed.astype(pixels.dtype), (note,)
+    mixed: Pixels = np.empty((*pixels.shape[:2], 3), pixels.dtype)
+    for rows in bands(pixels):
+        alpha: Any = pixels[rows, :, 3:].astype(wide)
+        # Both products together stay within top², which with top // 2 is below the wide type's end.
+        mixed[rows] = (pixels[rows, :, :3] * alpha + under * (top - alpha) + top // 2) // top
+    return mixed, ("transparency was laid on the background {}, {}, {}".format(*background),)
 
 
 def as_color(pixels: Pixels) -> Pixels:

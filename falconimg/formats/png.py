@@ -109,7 +109,7 @@ class Png(Format):
     writes = "gray, RGB, RGBA, 8 and 16 bit"
     keeps = frozenset({"gray", "alpha", "16 bit", "icc", "exif", "xmp"})
     decode_cost = 2.1
-    encode_cost = 2.1
+    encode_cost = 3.2
 
     def sniff(self, head: bytes) -> bool:
         """See Format."""

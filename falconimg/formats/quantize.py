@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from falconimg.formats.base import Pixels
+from falconimg.formats.pixels import bands
 
 _Array = npt.NDArray[Any]
 
@@ -19,28 +20,40 @@ _Array = npt.NDArray[Any]
 def quantized(pixels: Pixels, used: _Array, count: int) -> tuple[_Array, _Array, bool]:
     """Indices (h, w), a table (n, 3) of n ≤ count colours, and whether that is exact.
 
-    `pixels` are (h, w, 3), uint8; only the colours of pixels that are `used` (h, w) matter.
+    `pixels` are (h, w, 3 or 4), uint8; only the colours of pixels that are `used` (h, w) matter, and no alpha.
     """
-    wide = pixels.astype(np.uint32)
-    packed = wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]
     seen = np.zeros(2**24, bool)
-    seen[packed[used]] = True
+    for rows in bands(pixels):
+        seen[_packed(pixels[rows], 8)[used[rows]]] = True
     colors = np.flatnonzero(seen)
-    if len(colors) <= count:
+    exact = len(colors) <= count
+    if exact:
         place = np.zeros(2**24, np.uint8)
         place[colors] = np.arange(len(colors))
-        return place[packed], np.stack([colors >> 16, colors >> 8 & 255, colors & 255], 1).astype(np.uint8), True
-    cells = (packed >> 9 & 0x7C00 | packed >> 6 & 0x3E0 | packed >> 3 & 0x1F).astype(np.uint16)  # 5 bits a channel
-    place, table = _cut(cells[used], pixels[used], count)
-    return place[cells], table, False
+        table = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], 1).astype(np.uint8)
+    else:
+        place, table = _cut(pixels, used, count)
+    index = np.empty(used.shape, np.uint8)
+    for rows in bands(pixels):
+        index[rows] = place[_packed(pixels[rows], 8 if exact else 5)]
+    return index, table, exact
 
 
-def _cut(cells: _Array, colors: Pixels, count: int) -> tuple[_Array, _Array]:
-    """The index for each of the 32768 cells, and the table, from the colours (n, 3) and their cells (n)."""
-    weights = np.bincount(cells, minlength=32768)
+def _packed(pixels: Pixels, bits: int) -> _Array:
+    """Each pixel's highest bits of the first three channels as one number."""
+    first, second, third = (pixels[:, :, channel].astype(np.uint32) >> (8 - bits) for channel in range(3))
+    return first << 2 * bits | second << bits | third
+
+
+def _cut(pixels: Pixels, used: _Array, count: int) -> tuple[_Array, _Array]:
+    """The index for each of the 32768 cells of 5 bits a channel, and the table."""
+    weights, sums = np.zeros(32768), np.zeros((32768, 3))
+    for rows in bands(pixels):
+        cells, colors = _packed(pixels[rows], 5)[used[rows]], pixels[rows][used[rows]]
+        weights += np.bincount(cells, minlength=32768)
+        sums += np.stack([np.bincount(cells, colors[:, channel], 32768) for channel in range(3)], 1)
     filled = np.flatnonzero(weights)
-    sums = np.stack([np.bincount(cells, colors[:, channel], 32768) for channel in range(3)], 1)
-    points, weights = sums[filled] / weights[filled, None], weights[filled].astype(float)
+    points, weights = sums[filled] / weights[filled, None], weights[filled]
     boxes = [np.arange(len(filled))]
     spread = [_deviation(points, weights)]
     while len(boxes) < count:

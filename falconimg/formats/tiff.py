@@ -150,8 +150,8 @@ class Tiff(Format):
     reads = "the first page: gray, RGB, RGBA; 8 and 16 bit; none, LZW, deflate, PackBits, JPEG; strips and tiles"
     writes = "gray, RGB and RGBA, 8 and 16 bit, LZW"
     keeps = frozenset({"gray", "alpha", "16 bit", "icc", "xmp"})
-    decode_cost = 4.0
-    encode_cost = 4.0
+    decode_cost = 2.5
+    encode_cost = 4.3
 
     def sniff(self, head: bytes) -> bool:
         """See Format. BigTIFF too, to say that it is not read."""

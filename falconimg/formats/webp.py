@@ -86,9 +86,8 @@ class Webp(Format):
                 blocks.setdefault(kind, bytes(chunk))
         if extended is not None:
             width, height = (int.from_bytes(extended[place : place + 3], "little") + 1 for place in (4, 7))
-            # OpenCV goes by the flags: an animation always has alpha there.
             several = several and bool(extended[0] & ANIMATION)
-            alpha = bool(extended[0] & ALPHA) or several
+            alpha = bool(extended[0] & ALPHA)  # whatever the picture itself says, as OpenCV has it
             if picture is None and not several:
                 raise Damaged("WebP has no picture")
         elif picture is not None:

@@ -38,6 +38,9 @@ class Store(Protocol):
             Forbidden: it leads outside the root, or through a symbolic link
         """
 
+    def below_root(self, path: str) -> str:
+        """An input's path relative to its root, for templates; raises as `check_input` does for a malformed one."""
+
     def check_output(self, path: str) -> str:
         """The same for an output, whose last component may be a symbolic link:
         it would be replaced as a name."""

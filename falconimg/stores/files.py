@@ -163,6 +163,10 @@ class Files:
         """See Store."""
         return self._check(self._input, path, link_allowed=False)
 
+    def below_root(self, path: str) -> str:
+        """See Store."""
+        return relative(path, *self._input.names)
+
     def check_output(self, path: str) -> str:
         """See Store."""
         return self._check(self._output, path, link_allowed=True)
@@ -363,9 +367,7 @@ def _read(handle: int, path: str, limit: int) -> bytes:
                 data += file.read(limit + 1 - len(data))
     size = max(info.st_size, len(data))
     if size > limit:
-        raise errors.TooLarge(
-            f"{shown(path)}: expected at most {limit} bytes (FALCONIMG_MAX_FILE), came {size}"
-        )
+        raise errors.TooLarge(f"{shown(path)}: expected at most {limit} bytes (FALCONIMG_MAX_FILE), came {size}")
     return data
 
 

@@ -38,6 +38,10 @@ class Memory:
         """See Store."""
         return canonical("/", relative(path, "/"))
 
+    def below_root(self, path: str) -> str:
+        """See Store."""
+        return relative(path, "/")
+
     def check_output(self, path: str) -> str:
         """See Store."""
         return canonical("/", relative(path, "/"))
@@ -52,9 +56,7 @@ class Memory:
         if data is None:
             raise Missing(f"{shown(path)}: there is no such file")
         if len(data) > limit:
-            raise TooLarge(
-                f"{shown(path)}: expected at most {limit} bytes (FALCONIMG_MAX_FILE), came {len(data)}"
-            )
+            raise TooLarge(f"{shown(path)}: expected at most {limit} bytes (FALCONIMG_MAX_FILE), came {len(data)}")
         return data
 
     def exists(self, path: str) -> bool:

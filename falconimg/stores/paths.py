@@ -17,8 +17,8 @@ SHOWN = 100
 
 
 def shown(path: str) -> str:
-    """The path for a message: quoted, control characters escaped, cut to 100 characters."""
-    text = repr(path[:SHOWN])
+    """The path for a message: quoted, escaped to ASCII, cut to 100 characters."""
+    text = ascii(path[:SHOWN])
     return text if len(path) <= SHOWN and len(text) <= SHOWN + 2 else text[: SHOWN - 3] + "..."
 
 
