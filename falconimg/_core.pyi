@@ -5,7 +5,6 @@ import numpy as np
 import numpy.typing as npt
 
 _Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-_Effect = Grid | Window | Map | None
 _Step = TypeVar("_Step", bound=Hashable)
 
 class PlanError(Exception):
@@ -59,6 +58,8 @@ class Map:
     def make(self) -> Callable[[Any], Any]: ...
     @property
     def workspace(self) -> int: ...
+
+_Effect = Grid | Window | Map | None
 
 @final
 class Leaf:

@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
             f"when falconimg is imported, came {settings.max_pixels}"
         )
     log.configure(settings)
-    pipeline = Pipeline(settings, store or Files(*settings.roots, fsync=settings.fsync))
+    pipeline = Pipeline(settings, store or _files(settings))
     middleware: list[Any] = [RequestId(), *([Hosts(settings)] if settings.listens_on_loopback else [])]
     app = Application(middleware=middleware)
     app.pipeline = pipeline
@@ -79,6 +79,13 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     app.add_error_handler(falcon.HTTPError, _http)
     app.add_error_handler(Problem, _problem)
     return app
+
+
+def _files(settings: Settings) -> Files:
+    """The files below the roots, which are resolved here, once, and logged."""
+    files = Files(*settings.roots, fsync=settings.fsync)
+    log.logger.info("roots", input=str(files.input_root), output=str(files.output_root))
+    return files
 
 
 def _answer(req: falcon.Request, resp: falcon.Response, status: int, **problem: Any) -> None:

@@ -372,8 +372,10 @@ def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header) -> int:
 
     def cost(leaf: Leaf) -> tuple[int, int]:
         form = image.renditions[leaf.route].format
-        size = leaf.shape.nbytes
+        # a format without gray is given three channels
+        size = leaf.shape.nbytes * (3 if leaf.shape.channels == 1 and "gray" not in form.keeps else 1)
         return int(size * form.encode_cost), int(size * FILE_SIZE)
 
-    decoding = formats.FORMATS[header.format].decode_cost * plan.source.nbytes
-    return len(data) + max(int(decoding), plan.peak(cost))
+    # turning a picture takes a second one
+    decoding = max(formats.FORMATS[header.format].decode_cost, 2.0 if header.orientation > 1 else 1.0)
+    return len(data) + max(int(decoding * plan.source.nbytes), plan.peak(cost))

@@ -112,6 +112,30 @@ def _constant(text: str) -> float:
     raise NotJson(f"expected a number, came {text}")
 
 
+def _items_schema(settings: Settings) -> Schema:
+    """What the original took: both keys may be left out or null, and others are not looked at."""
+    return {
+        "type": "object",
+        "description": "The original's request.",
+        "properties": {
+            "images": {
+                "type": ["array", "null"],
+                "maxItems": settings.max_images,
+                "items": {
+                    "type": "object",
+                    "properties": {"input": PATH, "output": PATH},
+                    "required": ["input", "output"],
+                },
+            },
+            "operations": {
+                "type": ["array", "null"],
+                "maxItems": settings.max_operations,
+                "items": {"type": "string"},
+            },
+        },
+    }
+
+
 def schemas(settings: Settings) -> dict[str, Schema]:
     """The JSON Schemas of the requests, by the names they have in OpenAPI; steps are `Operation`s."""
     steps: Schema = {
@@ -121,26 +145,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     }
     rendition = {"output": OUTPUT, "operations": steps, **RESULT}
     return {
-        "Items": {
-            "type": "object",
-            "description": "The original's request.",
-            "properties": {
-                "images": {
-                    "type": ["array", "null"],
-                    "maxItems": settings.max_images,
-                    "items": {
-                        "type": "object",
-                        "properties": {"input": PATH, "output": PATH},
-                        "required": ["input", "output"],
-                    },
-                },
-                "operations": {
-                    "type": ["array", "null"],
-                    "maxItems": settings.max_operations,
-                    "items": {"type": "string"},
-                },
-            },
-        },
+        "Items": _items_schema(settings),
         "Rendition": {
             "type": "object",
             "description": "One result of an image, or several where its operations split.",

@@ -11,7 +11,7 @@ image make a tree. Each step, asked with a shape, answers with its effect there:
     Map     makes a new picture by a function
     None    leaves it as it is
 
-The plan asks every step once for each shape it meets, before there are any
+The plan asks every step once for each picture it meets, before there are any
 pixels; so it knows every result's name and size and the peak of memory. The
 walk is depth-first: a leaf is handed out, and let go, before the next one is made.
 """

@@ -1,0 +1,3 @@
+"""The tests."""
+
+import falconimg as falconimg  # first of all: it sets what OpenCV reads when it is imported

@@ -390,7 +390,8 @@ def test_a_wrong_method_is_refused_and_the_right_ones_are_named(route: str, serv
 def test_options_names_the_methods(route: str, server: Server) -> None:
     result = server.client.simulate_options(route)
     assert result.status_code == 200
-    assert set(result.headers["Allow"].split(", ")) == {"GET", "HEAD"} if route in GETS else {"POST"}
+    right = {"GET", "HEAD"} if route in GETS else {"POST"}
+    assert set(result.headers["Allow"].split(", ")) - {"OPTIONS"} == right
     assert result.content == b""
 
 

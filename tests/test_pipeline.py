@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import cv2
@@ -261,6 +262,20 @@ def test_a_fault_while_decoding_fails_that_image_alone(
     assert server.pipeline.budget.free == server.pipeline.budget.size
 
 
+class Short(Memory):
+    """A machine that has no memory for in/a.png."""
+
+    def read(self, path: str, limit: int) -> bytes:
+        if path == "in/a.png":
+            raise MemoryError
+        return super().read(path, limit)
+
+
+def test_a_file_that_memory_does_not_suffice_for_fails_alone(serve: Serve) -> None:
+    server = serve(Short({"in/a.png": b"", "in/b.png": encoded(noise(6, 8))}))
+    assert errors(server.process([image("a"), image("b")])) == ["memory", None]
+
+
 # Results that exist
 
 
@@ -272,10 +287,16 @@ def test_by_default_a_result_is_overwritten(filled: Callable[..., Server], pictu
     assert np.array_equal(server.picture("out/a.png"), pictures["a"])
 
 
-def test_if_exists_skip_leaves_what_is_there_and_makes_the_rest(
-    filled: Callable[..., Server], pictures: dict[str, Array]
+def test_if_exists_skip_leaves_what_is_there_and_makes_only_the_rest(
+    filled: Callable[..., Server], pictures: dict[str, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = filled()
+    server, made, real = filled(), [], formats.encode
+
+    def encode(form: formats.Format, *rest: Any) -> formats.Encoded:
+        made.append(form)
+        return real(form, *rest)
+
+    monkeypatch.setattr(formats, "encode", encode)
     server.put("out/a_2.png", data=b"old")
     server.put("out/a_3.png", data=b"old")
     result = server.process([image("a")], operations=["split"], if_exists="skip")
@@ -288,6 +309,7 @@ def test_if_exists_skip_leaves_what_is_there_and_makes_the_rest(
     assert (server.tree()["out/a_2.png"], server.tree()["out/a_3.png"]) == (b"old", b"old")
     assert np.array_equal(server.picture("out/a_1.png"), parts[0])
     assert np.array_equal(server.picture("out/a_4.png"), parts[3])
+    assert len(made) == 2
 
 
 def test_if_exists_skip_does_not_decode_an_image_whose_results_are_all_there(
@@ -638,13 +660,11 @@ def test_an_image_that_takes_too_long_fails_at_its_deadline(filled: Callable[...
 
 def test_the_deadline_is_each_images_own(filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     server = filled(pool=1, image_seconds=5)
-    late = [True]
 
-    def before() -> None:
-        if late.pop() if late else False:
-            monkeypatch.setattr("falconimg.pipeline.monotonic", lambda: time.monotonic() + 6)
+    def six_seconds_pass() -> None:
+        monkeypatch.setattr("falconimg.pipeline.monotonic", lambda: time.monotonic() + 6)
 
-    Decoding(monkeypatch, before)
+    Decoding(monkeypatch, six_seconds_pass)
     result = server.process([image("a"), image("b")])
     assert errors(result) == ["deadline", None]
 
@@ -733,7 +753,7 @@ def test_who_gives_up_waiting_lets_the_next_one_through() -> None:
         small = threads.submit(budget.take, 10, SECONDS)
         with pytest.raises(Busy):
             large.result(SECONDS)
-        small.result(SECONDS)
+        small.result(SECONDS / 2)
     assert budget.free == 30
 
 
