@@ -212,9 +212,9 @@ class Resize(Operation):
         Form(
             "… ,fit:", "fit",
             "with both sides: stretch (default), inside, cover (cut to size, centred; gravity: n ne e se s sw w nw c), "
-            "pad (background: a colour; default transparent where the picture has alpha, else white)",
+            "pad (background: a colour, transparent or RRGGBBAA; default white, with alpha transparent)",
         ),
-        Form("… ,enlarge:no", "enlarge", "never larger than it was"),
+        Form("… ,enlarge:no", "enlarge", "the picture never larger than it was; pad still fills its frame"),
         Form(
             "… ,filter:", "filter",
             "area, linear, cubic, lanczos, nearest; default area when shrinking, cubic when enlarging",
@@ -232,7 +232,7 @@ class Resize(Operation):
     }
     rules: ClassVar = {
         "oneOf": [
-            {"required": ["factor"], "not": {"anyOf": [{"required": [k]} for k in ("width", "height", "fit")]}},
+            {"required": ["factor"], "not": {"anyOf": [{"required": [k]} for k in ("width", "height")]}},
             {"required": ["width"], "not": {"required": ["factor"]}},
             {"required": ["height"], "not": {"anyOf": [{"required": [k]} for k in ("factor", "width")]}},
         ],
@@ -274,7 +274,7 @@ class Resize(Operation):
         height, width = self.target(shape)
         inner = shape.resized(height, width)
         if self.fit == "pad":
-            canvas = shape.resized(self.height or height, self.width or width)
+            canvas = self._canvas(inner, notice)
             make = partial(_padded, inner=inner, canvas=canvas, settings=self)
             return None if canvas == shape else Map(canvas, make, inner.nbytes + scratch(shape, inner))
         if self.fit == "cover":
@@ -287,6 +287,16 @@ class Resize(Operation):
         between = inner.resized(min(height, shape.height), min(width, shape.width)).nbytes
         make = partial(resized, width=width, height=height, filter_=self.filter)
         return Map(inner, make, between + scratch(shape, inner))
+
+    def _canvas(self, inner: Shape, notice: Notice) -> Shape:
+        """The shape of the padded picture: a background that is not opaque gives it alpha."""
+        canvas = inner.resized(self.height or inner.height, self.width or inner.width)
+        if canvas == inner:
+            return canvas
+        red, green, blue, alpha = colour(self.background or "white")
+        if inner.channels == 1 and alpha == 255 and not red == green == blue:
+            notice(f"background {self.background} became gray, as the picture is")
+        return Shape(canvas.height, canvas.width, 4 if alpha < 255 else inner.channels, inner.itemsize)
 
     def _covered(self, shape: Shape, height: int, width: int) -> Window:
         """The part of the picture that has the target's aspect, as large as it can be."""
@@ -319,7 +329,11 @@ def _padded(array: Array, inner: Shape, canvas: Shape, settings: Resize) -> Arra
     if (inner.height, inner.width) != array.shape[:2]:
         array = resized(array, inner.width, inner.height, settings.filter)
     top, left = placed((canvas.height, canvas.width), (inner.height, inner.width), settings.gravity)
-    result[top : top + inner.height, left : left + inner.width] = array
+    part = result[top : top + inner.height, left : left + inner.width]
+    if canvas.channels == array.shape[2]:
+        part[:] = array
+    else:
+        part[:, :, :3], part[:, :, 3] = array, np.iinfo(array.dtype).max
     return result
 
 
@@ -444,7 +458,7 @@ class Crop(Operation):
     forms = (
         Form(
             "crop=WxH+X+Y", '{"op": "crop", "width": W, "height": H, "x": X, "y": Y}',
-            "cut out; beyond the edge: clipped, a note says so; nothing left: the image fails",
+            "cut out; X and Y may be negative; beyond the edge: clipped, a note says so; nothing left: the image fails",
         ),
         Form("crop=WxH,gravity:g", "gravity", "the same, placed at an edge, a corner or the centre (c, the default)"),
     )  # fmt: skip
@@ -464,7 +478,9 @@ class Crop(Operation):
 
     @classmethod
     def read(cls, value: str | None, name: str) -> dict[str, Any]:
-        parts = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})(?:([+-][0-9]{1,9})([+-][0-9]{1,9}))?", value or "", re.ASCII)
+        parts = re.fullmatch(
+            r"([0-9]{1,9})x([0-9]{1,9})(?:\+?([+-][0-9]{1,9})\+?([+-][0-9]{1,9}))?", value or "", re.ASCII
+        )
         if not parts:
             raise ValueError("expected WxH+X+Y or WxH")
         keys = ("width", "height", "x", "y")
@@ -589,7 +605,11 @@ def parse(step: str | dict[str, Any]) -> Operation:
     Raises:
         StepError: unknown, of the wrong form, or a value is out of bounds
     """
-    return _parse_string(step) if isinstance(step, str) else _build(_named(step.get("op"), OPERATIONS, "/op"), step)
+    if isinstance(step, str):
+        return _parse_string(step)
+    if "op" not in step:
+        raise StepError([Place("", 'expected the key "op", which is missing')])
+    return _build(_named(step["op"], OPERATIONS, "/op"), step)
 
 
 @lru_cache(maxsize=4096)
@@ -600,21 +620,31 @@ def _parse_string(step: str) -> Operation:
     name, _, value, given, _ = match.groups()
     operation = _named(name, NAMES, "")
     document: dict[str, Any] = {"op": operation.name}
+    arguments = [argument.partition(":") for argument in filter(None, (given or "").split(","))]
     try:
         document |= operation.read(value, name)
-        for argument in filter(None, (given or "").split(",")):
-            key, _, text = argument.partition(":")
-            if key not in operation.properties or key in document:
-                known = [name for name in operation.properties if name not in document]
-                raise ValueError(f"expected {', '.join(known) or 'no argument'}")
-            document[key] = _argument(text, operation.properties[key])
     except ValueError as error:
         raise StepError([Place("", f"{operation.name}: {error}, came {came(step)}")]) from None
+    for key, _, text in arguments:
+        try:
+            if key not in operation.properties:
+                others = [name for name in operation.properties if name not in document]
+                raise ValueError(f"expected {', '.join(others) or 'no argument'}")
+            if key in document:
+                raise ValueError(f"expected {key} once")
+            document[key] = _argument(text, operation.properties[key])
+        except ValueError as error:
+            raise StepError([Place("", f"{operation.name}: {error}, came {came(f'{key}:{text}')}")]) from None
     try:
         return _build(operation, document)
     except StepError as error:
-        # the step is one string: its place is that of all its arguments
-        raise StepError([Place("", place.detail) for place in error.places], error.bounds) from None
+        # the step is one string: its place is that of all its arguments, and those given by name are named
+        named = {f"/{key}": f"{operation.name}: {key}:" for key, _, _ in arguments}
+        places_ = [
+            Place("", place.detail.replace(f"{operation.name}:", named.get(place.pointer, f"{operation.name}:"), 1))
+            for place in error.places
+        ]
+        raise StepError(places_, error.bounds) from None
 
 
 def _argument(text: str, schema: Schema) -> object:

@@ -38,6 +38,7 @@ from falconimg.formats.opencv import errors_as
 from falconimg.job import Fault, Image, Job, Note, Outcome, Output, Report, Step
 from falconimg.settings import Settings
 from falconimg.stores import File, Store
+from falconimg.stores.paths import shown
 
 FILE_SIZE = 1.05  # bytes of a file at most, for each byte of its pixels: noise does not get smaller
 
@@ -105,9 +106,9 @@ class Names:
                     raise BadName(problem.detail) from None
                 if key in claimed or key in self._owners:
                     whose = "this image" if key in claimed else f"image {self._owners[key]}"
-                    raise Conflict(f"{path}: expected a path of its own, came that of a result of {whose}")
+                    raise Conflict(f"{shown(path)}: expected a path of its own, came that of a result of {whose}")
                 if self._inputs.get(key, set()) - {index}:
-                    raise Conflict(f"{path}: expected a path that is no other image's input, came one")
+                    raise Conflict(f"{shown(path)}: expected a path that is no other image's input, came one")
                 claimed[key] = path
             self._owners.update(dict.fromkeys(claimed, index))
 
@@ -204,9 +205,6 @@ class Pipeline:
             if not turn.work and not turn.error:
                 self._prepare(turn, job, names)
             if turn.work and turn.work.peak and not job.dry_run:
-                if not turn.taken:
-                    self.budget.take(turn.work.peak)
-                    turn.taken = turn.work.peak
                 self._guarded(turn, partial(self._make, turn, turn.work, job))
         finally:
             self.budget.give(turn.taken)
@@ -232,10 +230,14 @@ class Pipeline:
             log.logger.exception("image_unforeseen", input=turn.image.input)
             turn.error = Problem("unforeseen; the server's log has it under this request's id")
 
-    def _plan(self, turn: Turn, job: Job, names: Names) -> None:
-        """Everything that needs the header alone: read, probe, plan, claim."""
+    def _go_on(self) -> None:
+        """Raise Stopping where no image is to be begun any more."""
         if monotonic() > self.stop_at:
             raise Stopping("the server was told to stop before this image's turn")
+
+    def _plan(self, turn: Turn, job: Job, names: Names) -> None:
+        """Everything that needs the header alone: read, probe, plan, claim."""
+        self._go_on()
         image, settings = turn.image, self.settings
         turn.notes.update(dict.fromkeys(image.notes))
         data = self.store.read(image.input, settings.max_file)
@@ -270,12 +272,15 @@ class Pipeline:
             return frozenset()
         left = frozenset(leaf.path for leaf in plan.leaves if self.store.exists(leaf.path))
         if left and job.if_exists == "error":
-            raise Exists(f"{min(left)} exists, and if_exists is error")
-        turn.note(turn.image.pointer, (f"{path} exists and was left as it is" for path in sorted(left)))
+            raise Exists(f"{shown(min(left))} exists, and if_exists is error")
+        turn.note(turn.image.pointer, (_left(path) for path in sorted(left)))
         return left
 
     def _make(self, turn: Turn, work: Work, job: Job) -> None:
-        """The image's pixels: decode, walk, encode, publish."""
+        """The image's pixels: wait for memory, decode, walk, encode, publish."""
+        if not turn.taken:
+            self.budget.take(work.peak, check=self._go_on)
+            turn.taken = work.peak
         image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
         deadline = monotonic() + self.settings.image_seconds
         files: list[File] = []
@@ -305,7 +310,7 @@ class Pipeline:
             turn.outputs = [output for output in turn.outputs if output.path in problem.written]
             raise
         turn.outputs = [output for output in turn.outputs if output.path not in left]
-        turn.note(image.pointer, (f"{path} exists and was left as it is" for path in left))
+        turn.note(image.pointer, (_left(path) for path in left))
 
     def _outcome(self, turn: Turn, job: Job) -> Outcome:
         image, problem = turn.image, turn.error
@@ -342,6 +347,10 @@ def _effect(step: Step, shape: Shape, turn: Turn, job: Job) -> Any:
             turn.note(step.pointer, (f"skipped: {problem.detail}",))
             return None
         raise
+
+
+def _left(path: str) -> str:
+    return f"{shown(path)} exists and was left as it is"
 
 
 def _not_begun(image: Image) -> Outcome:

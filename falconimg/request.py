@@ -65,10 +65,9 @@ def document(body: bytes, settings: Settings) -> Any:
     except UnicodeDecodeError as error:
         raise NotJson(f"expected UTF-8, came another byte at position {error.start}") from None
     except json.JSONDecodeError as error:
-        what = (
-            "an empty body" if not body.strip() else f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
-        )
-        raise NotJson(f"expected a JSON document, came {what}") from None
+        at = f"{error.msg[0].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
+        what = "a byte order mark" if body.startswith(b"\xef\xbb\xbf") else f"one with a fault: {at}"
+        raise NotJson(f"expected a JSON document, came {what if body.strip() else 'an empty body'}") from None
     except RecursionError:
         raise NotJson(_too_deep(settings)) from None
     level = [value]
@@ -121,6 +120,7 @@ def _items_schema(settings: Settings) -> Schema:
             "images": {
                 "type": ["array", "null"],
                 "maxItems": settings.max_images,
+                "x-setting": "FALCONIMG_MAX_IMAGES",
                 "items": {
                     "type": "object",
                     "properties": {"input": PATH, "output": PATH},
@@ -130,6 +130,7 @@ def _items_schema(settings: Settings) -> Schema:
             "operations": {
                 "type": ["array", "null"],
                 "maxItems": settings.max_operations,
+                "x-setting": "FALCONIMG_MAX_OPERATIONS",
                 "items": {"type": "string"},
             },
         },
@@ -141,6 +142,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     steps: Schema = {
         "type": "array",
         "maxItems": settings.max_operations,
+        "x-setting": "FALCONIMG_MAX_OPERATIONS",
         "items": {"$ref": "#/components/schemas/Operation"},
     }
     rendition = {"output": OUTPUT, "operations": steps, **RESULT}
@@ -163,6 +165,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
                     "type": "array",
                     "minItems": 1,
                     "maxItems": settings.max_outputs,
+                    "x-setting": "FALCONIMG_MAX_OUTPUTS",
                     "items": {"$ref": "#/components/schemas/Rendition"},
                 },
             },
@@ -178,6 +181,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
                     "type": "array",
                     "minItems": 1,
                     "maxItems": settings.max_images,
+                    "x-setting": "FALCONIMG_MAX_IMAGES",
                     "items": {"$ref": "#/components/schemas/Image"},
                 },
                 "operations": steps,
@@ -366,7 +370,9 @@ class _Reader:
             for rendition in image.renditions:
                 for key in self.names(rendition, STATIC_NAMES - len(taken)):
                     at = f"{rendition.pointer}/output"
-                    if key in taken:
+                    if taken.get(key) == at:
+                        self.fault(at, "expected a path for each result, came one for several: use {index}")
+                    elif key in taken:
                         self.fault(at, f"expected a path of its own, came that of {taken[key]}")
                     for other in inputs.get(key, ()):
                         if other != image.index:

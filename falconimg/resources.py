@@ -122,10 +122,13 @@ class Docs(Resource):
     # Swagger UI sets style attributes and shows images of its own as data.
     policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str = "index.html") -> None:
-        """Answer with one of the files."""
-        if name not in self.files:
+    page = "index.html"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str | None = None) -> None:
+        """Answer with the page, or with one of its files."""
+        if name == self.page or name not in (None, *self.files):
             raise falcon.HTTPRouteNotFound
+        name = name or self.page
         resp.content_type = self.files[name]
         resp.set_header("Content-Security-Policy", self.policy)
         resp.data = (resources.files("falconimg") / "docs" / name).read_bytes()

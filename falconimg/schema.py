@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -29,8 +29,13 @@ NAMES = {
 
 def faults(validator: Draft202012Validator, document: object, limit: int) -> list[Place]:
     """The first `limit` faults of a document, none if it is valid."""
-    found = (place for error in validator.iter_errors(document) for place in places(error))
-    return list(islice(found, limit))
+    found: dict[Place, None] = {}  # a wrong value may break two rules of one meaning
+    for error in validator.iter_errors(document):
+        for place in places(error):
+            found[place] = None
+            if len(found) == limit:
+                return list(found)
+    return list(found)
 
 
 def out_of_bounds(error: ValidationError) -> bool:
@@ -60,7 +65,7 @@ def expected(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return json.dumps(schema["const"])
     if "enum" in schema:
-        return "one of " + ", ".join(str(value) for value in schema["enum"])
+        return "one of " * (len(schema["enum"]) > 1) + ", ".join(str(value) for value in schema["enum"])
     types = schema.get("type", "a value")
     kind = " or ".join(NAMES[name] for name in ([types] if isinstance(types, str) else types))
     if types == "string" and "maxLength" in schema:
@@ -88,16 +93,15 @@ def places(error: ValidationError) -> Iterator[Place]:
         for key in sorted(set(instance) - set(schema["properties"])):
             yield Place(at, f"expected one of the keys {known}, came {came(key)}")
     elif error.validator in ("maxItems", "minItems"):
-        bound = "at most" if error.validator == "maxItems" else "at least"
-        yield Place(at, f"expected {bound} {rule}, came {len(instance)}")
+        bound = f"at most {rule} ({schema['x-setting']})" if error.validator == "maxItems" else f"at least {rule}"
+        yield Place(at, f"expected {bound}, came {len(instance)}")
     elif error.validator == "dependentRequired":
-        yield Place(at, f"expected both or none of {_pairs(rule)}")
+        alone = ", ".join(key for key in rule if key in instance)
+        yield Place(at, f"expected both or none of {' and '.join(rule)}, came {alone} alone")
     elif error.validator in ("not", "oneOf", "anyOf"):
         if isinstance(instance, dict):  # of anything else its type is the fault
-            yield Place(at, f"expected {schema['x-alternatives']}")
+            alternatives = schema["x-alternatives"]
+            found = " and ".join(word for word in re.findall(r"\w+", alternatives) if word in instance)
+            yield Place(at, f"expected {alternatives}, came {found or 'none'}")
     else:
         yield Place(at, f"expected {expected(schema)}, came {came(instance)}")
-
-
-def _pairs(dependent: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} and {' and '.join(needs)}" for key, needs in dependent.items())

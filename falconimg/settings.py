@@ -56,13 +56,17 @@ def _choice(text: str, values: Mapping[str, Any]) -> Any:
 
 
 def _bind(text: str) -> str:
-    if not re.fullmatch(r"unix:.+|(\[[0-9a-fA-F:.]+\]|[^\s:/]+):\d{1,5}", text, re.ASCII):
+    match = re.fullmatch(r"unix:.+|(\[[0-9a-fA-F:.]+\]|[^\s:/]+):(\d{1,5})", text, re.ASCII)
+    if not match or int(match[2] or 0) > 65535:
         raise ValueError
     return text
 
 
 def _hosts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if not all(re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", name, re.ASCII) for name in names):
+        raise ValueError
+    return names
 
 
 def _directory(text: str) -> Path:
@@ -84,7 +88,7 @@ def _row(default: Any, read: Callable[[str], Any], allowed: str, help_: str, sho
 
 
 def _count(default: int | None, low: int, high: int, help_: str, shown: str | None = None) -> Any:
-    allowed = f"a whole number from {_short(low)} to {_short(high)}"
+    allowed = f"a whole number from {_short(low)} to {_short(high)}{', also with k, M or G' if high >= 10**6 else ''}"
     return _row(default, partial(_number, low=low, high=high), allowed, help_, shown or _short(default or 0))
 
 
@@ -139,7 +143,7 @@ class Settings:
         None, 10**6, 10**13, "bytes that a worker's images may take at once", "half of the machine's, over the workers"
     )
     wait_seconds: float = _time(30, 3600, "how long a request waits for memory before it is refused with 503")
-    image_seconds: float = _time(60, 86400, "how long one image may take")
+    image_seconds: float = _time(60, 86400, "how long one image may take; an operation that runs is not cut short")
     graceful_seconds: float = _time(30, 86400, "how long a stopping worker begins further images of its requests")
     keepalive_seconds: float = _time(5, 3600, "how long an idle connection is kept")
     timeout_seconds: float = _time(120, 86400, "how long a worker may be silent before it is replaced")

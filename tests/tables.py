@@ -38,6 +38,7 @@ def problem_rows() -> Iterator[tuple[str, ...]]:
     for whose, root in (("the request's", RequestProblem), ("one image's", ImageProblem)):
         for problem in _leaves(root):
             yield f"`{problem.type}`", str(problem.status), problem.title, whose
+    yield f"`{Problem.type}`", str(Problem.status), Problem.title, "either's"
 
 
 def _leaves(root: type[Problem]) -> Iterator[type[Problem]]:

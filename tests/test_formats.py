@@ -968,3 +968,19 @@ def test_a_written_tiff_says_that_its_fourth_sample_is_straight_alpha() -> None:
     with Image.open(io.BytesIO(pictures.encoded("tiff", pictures.noise(9, 9, 4)))) as picture:
         assert picture.mode == "RGBA"
         assert getattr(picture, "tag_v2")[338] == (2,)  # noqa: B009
+
+
+def test_gray_values_in_three_channels_become_a_gray_map_without_a_note() -> None:
+    gray = pictures.noise(5, 7, 1)
+    same = np.concatenate([gray, gray, gray], axis=2)
+    encoded = formats.encode("pgm", same, Options())
+    assert encoded.notes == ()
+    assert np.array_equal(formats.decode(encoded.data, formats.probe(encoded.data)), gray)
+    assert formats.encode("pgm", pictures.noise(5, 7, 3), Options()).notes == ("colour became gray",)
+
+
+def test_the_background_is_in_srgb_where_the_profile_cannot_be_kept() -> None:
+    clear = pictures.flat(4, 4, (10, 20, 30, 0))
+    metadata = Metadata(icc=pictures.rgb_profile(gamma=2.8))
+    encoded = formats.encode("ppm", clear, Options(background=(200, 100, 50)), metadata)
+    assert (formats.decode(encoded.data, formats.probe(encoded.data)) == [50, 100, 200]).all()

@@ -303,7 +303,7 @@ def test_if_exists_skip_leaves_what_is_there_and_makes_only_the_rest(
     outcome = outcomes(result)[0]
     assert (result.status_code, outcome["status"], paths(outcome)) == (200, "done", ["out/a_1.png", "out/a_4.png"])
     assert outcome["notes"] == [
-        {"pointer": "/images/0", "detail": f"out/a_{n}.png exists and was left as it is"} for n in (2, 3)
+        {"pointer": "/images/0", "detail": f"'out/a_{n}.png' exists and was left as it is"} for n in (2, 3)
     ]
     parts = quadrants(pictures["a"])
     assert (server.tree()["out/a_2.png"], server.tree()["out/a_3.png"]) == (b"old", b"old")
@@ -345,7 +345,7 @@ def test_a_result_that_appears_meanwhile_is_not_overwritten(
     assert server.tree()["out/a_1.png"] == b"new"
     if if_exists == "skip":
         assert (outcome["status"], paths(outcome)) == ("done", [f"out/a_{n}.png" for n in (2, 3, 4)])
-        assert outcome["notes"] == [{"pointer": "/images/0", "detail": "out/a_1.png exists and was left as it is"}]
+        assert outcome["notes"] == [{"pointer": "/images/0", "detail": "'out/a_1.png' exists and was left as it is"}]
     else:
         assert (outcome["status"], outcome["error"]["type"], outcome["outputs"]) == ("failed", "/problems/exists", [])
 

@@ -15,6 +15,7 @@ from falconimg.stores.memory import Memory
 
 WRONG = {
     "BIND": ("8888", "HOST:PORT or unix:PATH"),
+    "HOSTS": ("a b", "names separated by commas"),
     "WORKERS": ("-1", "a whole number from 1 to 256"),
     "THREADS": ("1.5", "a whole number from 1 to 1024"),
     "POOL": ("1_0", "a whole number from 1 to 256"),
@@ -25,9 +26,9 @@ WRONG = {
     "JPEG_QUALITY": ("101", "a whole number from 1 to 100"),
     "LOG": ("xml", "plain or json"),
     "LOG_LEVEL": ("loud", "debug or info or warning or error"),
-    "MAX_BODY": ("10 MB", "a whole number from 1 to 1G"),
-    "MAX_PIXELS": ("2G", "a whole number from 1 to 1G"),
-    "MEMORY": ("1", "a whole number from 1M to 10000G"),
+    "MAX_BODY": ("10 MB", "a whole number from 1 to 1G, also with k, M or G"),
+    "MAX_PIXELS": ("2G", "a whole number from 1 to 1G, also with k, M or G"),
+    "MEMORY": ("1", "a whole number from 1M to 10000G, also with k, M or G"),
     "WAIT_SECONDS": ("0", "seconds, over 0 and at most 3600"),
     "IMAGE_SECONDS": ("nan", "seconds, over 0 and at most 86400"),
 }
@@ -39,6 +40,12 @@ def test_a_wrong_value_names_the_variable_what_is_allowed_and_what_came(name: st
     with pytest.raises(SettingsProblem) as caught:
         Settings.from_environ({f"FALCONIMG_{name}": value})
     assert caught.value.detail == f"FALCONIMG_{name}: expected {allowed}, came {value!r}"
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:65536", "127.0.0.1", ":80", "a b:80", "unix:"])
+def test_a_place_that_cannot_be_bound_is_refused(value: str) -> None:
+    with pytest.raises(SettingsProblem, match=r"^FALCONIMG_BIND: expected HOST:PORT or unix:PATH, came "):
+        Settings.from_environ({"FALCONIMG_BIND": value})
 
 
 def test_an_unknown_variable_is_refused_with_the_one_that_was_meant() -> None:

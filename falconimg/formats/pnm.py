@@ -91,11 +91,15 @@ class Pnm(Format):
 
     def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
         """See Format."""
-        pixels, notes = flattened(pixels, options.background)
         pixels, converted = color.to_srgb(pixels, metadata.icc)
-        notes += converted + color.dropped(self.name, metadata)
+        pixels, opaque = flattened(pixels, options.background)
+        notes = converted + opaque + color.dropped(self.name, metadata)
         if self.channels == 1 and pixels.shape[2] == 3:
-            pixels, notes = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)[:, :, None], (*notes, "colour became gray")
+            blue, green, red = cv2.split(pixels)
+            if np.array_equal(blue, green) and np.array_equal(green, red):
+                pixels = green[:, :, None]
+            else:
+                pixels, notes = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)[:, :, None], (*notes, "colour became gray")
         elif self.channels == 3:
             pixels = as_color(pixels)
         height, width, channels = pixels.shape
