@@ -241,10 +241,12 @@ class _Reader:
         self.places: list[Place] = []
         self.outside: list[Place] = []
         self.directories: dict[str, str] = {}
+        self.skip_invalid = original
 
     def validate(self, name: str) -> None:
         self.places = faults(_validator(name, self.settings), self.value, self.most)
         self.refuse()
+        self.skip_invalid = self.original or self.value.get("on_invalid") == "skip"
 
     def refuse(self) -> None:
         """Raise what was found, if anything was."""
@@ -262,7 +264,6 @@ class _Reader:
 
     def job(self) -> Job:
         value = self.value
-        self.skip_invalid = self.original or value.get("on_invalid") == "skip"
         shared, notes = self.steps(value, "")
         images = tuple(
             self.image(index, image, f"/images/{index}", shared, notes) for index, image in enumerate(value["images"])

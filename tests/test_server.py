@@ -225,6 +225,23 @@ def test_gunicorn_opens_no_control_socket(server: Server) -> None:
     assert not [path for path in server.root.rglob("*") if path.is_socket() or path.name == ".gunicorn"]
 
 
+def stray(root: Path, number: int) -> Path:
+    """A temporary file as a process of another host left it two days ago."""
+    path = root / f".falconimg-000000000000-1-1-{number:016x}.tmp"
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - 172_800,) * 2)
+    return path
+
+
+def test_strays_are_swept_at_the_start_and_when_a_worker_is_replaced(tmp_path: Path) -> None:
+    first = stray(tmp_path, 1)
+    with serving(tmp_path, workers="2") as server:
+        server.wait_for(lambda: not first.exists())
+        second = stray(tmp_path, 2)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.wait_for(lambda: not second.exists())
+
+
 def test_a_killed_worker_is_replaced_and_what_it_left_is_swept(tmp_path: Path) -> None:
     pixels = pictures.noise(1200, 1200)
     images = [write(tmp_path, f"in/{n}.png", pixels) for n in range(8)]
