@@ -4,59 +4,59 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from concurrent.futures import Future
 
-from falconimg.errors import Busy
+
+class Grant(Future[None]):
+    """So many bytes of a budget: done as soon as they are granted."""
+
+    def __init__(self, amount: int) -> None:
+        super().__init__()
+        self.amount = amount
 
 
 class Budget:
-    """So many bytes, lent by `take` and returned by `give`.
+    """So many bytes, asked for by `ask` and given back by `release`.
 
     A large request is not overtaken by small ones that came later, so that
-    neither starves the other.
+    neither starves the other. Nobody waits in here: a Grant is a future, so
+    that no thread which others need is held up by one that waits for memory.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.free = size
-        self._changed = threading.Condition()
-        self._queue: deque[object] = deque()
+        self._lock = threading.Lock()
+        self._queue: deque[Grant] = deque()
 
-    def take(self, amount: int, seconds: float | None = None, check: Callable[[], object] | None = None) -> None:
-        """Wait until `amount` (at most `size`) bytes are free and all who came earlier are served.
-
-        `check` is called from time to time while waiting; what it raises ends the wait.
-
-        Raises:
-            Busy: they were not free within `seconds`
-        """
+    def ask(self, amount: int) -> Grant:
+        """A grant of `amount` (at most `size`) bytes, once all who came earlier have theirs and they are free."""
         if amount > self.size:
             raise ValueError(f"{amount} bytes of a budget of {self.size}")
-        ticket = object()
+        grant = Grant(amount)
+        with self._lock:
+            self._queue.append(grant)
+            self._serve()
+        return grant
 
-        def served() -> bool:
-            return self._queue[0] is ticket and self.free >= amount
+    def give_up(self, grant: Grant) -> bool:
+        """Cancel a grant that is still waited for; False if it was granted by then."""
+        with self._lock:
+            if not grant.cancel():
+                return False
+            self._queue.remove(grant)
+            grant.set_running_or_notify_cancel()  # it is this that wakes who waits for the future
+            self._serve()
+            return True
 
-        with self._changed:
-            self._queue.append(ticket)
-            try:
-                if not self._wait(served, seconds, check):
-                    raise Busy(f"no memory came free within {seconds:g} seconds (FALCONIMG_WAIT_SECONDS)")
-                self.free -= amount
-            finally:
-                self._queue.remove(ticket)
-                self._changed.notify_all()
+    def release(self, grant: Grant) -> None:
+        """Give back what was granted; once for each grant."""
+        with self._lock:
+            self.free += grant.amount
+            self._serve()
 
-    def _wait(self, served: Callable[[], bool], seconds: float | None, check: Callable[[], object] | None) -> bool:
-        if seconds is not None:
-            return self._changed.wait_for(served, seconds)
-        while not self._changed.wait_for(served, 1):
-            if check:
-                check()
-        return True
-
-    def give(self, amount: int) -> None:
-        """Return what was taken."""
-        with self._changed:
-            self.free += amount
-            self._changed.notify_all()
+    def _serve(self) -> None:
+        while self._queue and self._queue[0].amount <= self.free:
+            grant = self._queue.popleft()
+            self.free -= grant.amount
+            grant.set_result(None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,10 +18,12 @@ from typing import Any, Literal
 
 from falconimg import formats, log
 from falconimg._core import Leaf, Plan, PlanError, Shape
-from falconimg.budget import Budget
+from falconimg.budget import Budget, Grant
 from falconimg.errors import (
     BadName,
+    Busy,
     Conflict,
+    Damaged,
     Exists,
     Forbidden,
     ImageProblem,
@@ -40,6 +42,9 @@ from falconimg.settings import Settings
 from falconimg.stores import File, Store
 from falconimg.stores.paths import shown
 
+Stages = Generator[Future[None], None, None]
+
+STOPPING = "the server was told to stop before this image's turn"
 FILE_SIZE = 1.05  # bytes of a file at most, for each byte of its pixels: noise does not get smaller
 
 
@@ -47,7 +52,7 @@ FILE_SIZE = 1.05  # bytes of a file at most, for each byte of its pixels: noise 
 class Work:
     """What one image's header says is to be done."""
 
-    data: bytes
+    data: bytes  # empty where it waits for memory: then the file is read again
     header: formats.Header
     plan: Plan
     left: frozenset[str]  # results that exist already and stay
@@ -60,11 +65,11 @@ class Turn:
 
     image: Image
     work: Work | None = None
-    taken: int = 0  # bytes of the budget that it holds
+    grant: Grant | None = None  # what it holds of the budget, or waits for
     notes: dict[Note, None] = field(default_factory=dict)  # in order, each once
-    outputs: list[Output] = field(default_factory=list)
+    outputs: tuple[Output, ...] = ()
     error: Problem | None = None
-    ms: float = 0.0
+    begun: float = field(default_factory=monotonic)
 
     def note(self, pointer: str, details: Iterable[str]) -> None:
         """Say these sentences of that place, each once."""
@@ -122,6 +127,39 @@ class Names:
             self._changed.notify_all()
 
 
+class Begun:
+    """The images of one job that are on their way: what each of them waits for, and those that have ended."""
+
+    def __init__(self) -> None:
+        self.waits: dict[Future[None], tuple[Turn, Stages]] = {}
+        self.ended: list[Turn] = []
+
+    def go_on(self, turn: Turn, stages: Stages) -> None:
+        """Bring an image to its next stage."""
+        future = next(stages, None)
+        if future:
+            self.waits[future] = turn, stages
+        else:
+            self.ended.append(turn)
+
+    def wait(self, seconds: float) -> None:
+        """Bring those images further whose stage is done, or none within the time."""
+        for future in wait(self.waits, seconds, FIRST_COMPLETED).done:
+            if not isinstance(future, Grant):
+                future.result()  # what is unforeseen even for `_guarded` is not swallowed
+            self.go_on(*self.waits.pop(future))
+
+    def grants(self) -> list[Grant]:
+        """What is asked of the budget."""
+        return [future for future in self.waits if isinstance(future, Grant)]
+
+    def close(self) -> None:
+        """Let the stages that run end, and begin no other."""
+        for _, stages in self.waits.values():
+            stages.close()
+        wait([future for future in self.waits if not isinstance(future, Grant)])
+
+
 class Pipeline:
     """What all requests of a process share: the store, the threads, the memory, and when to stop."""
 
@@ -131,6 +169,9 @@ class Pipeline:
         self.budget = Budget(settings.budget)
         self.pool = ThreadPoolExecutor(settings.pool, "image")
         self.stop_at = float("inf")
+        self._planning = threading.Semaphore(
+            settings.pool
+        )  # first images whose files are read before they are admitted
 
     def stop(self) -> None:
         """Begin no more images once the graceful time is over; safe to call from a signal's handler."""
@@ -157,59 +198,72 @@ class Pipeline:
             Busy: at once, before the first outcome is asked for
         """
         names = Names(job, self.store)
-        running = set()
+        begun = Begun()
         if job.images:
-            first = Turn(job.images[0])
-            self._admit(first, job, names)
-            # begun at once, not when the outcomes are asked for: what was taken is surely given back
-            running.add(self._submit(first, job, names))
-        return self._outcomes(job, names, running)
+            turn = Turn(job.images[0])
+            with self._planning:
+                self._prepare(turn, job, names)
+                self._ask(turn, job)
+            if (
+                turn.grant
+                and not wait([turn.grant], self.settings.wait_seconds).done
+                and self.budget.give_up(turn.grant)
+            ):
+                seconds = f"{self.settings.wait_seconds:g} seconds (FALCONIMG_WAIT_SECONDS)"
+                raise Busy(f"expected memory to come free within {seconds}, came none")
+            # here and not when the outcomes are asked for: what was granted is surely given back
+            begun.go_on(turn, self._stages(turn, job, names))
+        return self._outcomes(job, names, begun)
 
-    def _admit(self, turn: Turn, job: Job, names: Names) -> None:
-        """Plan the first image and take its memory, here in the request's own thread."""
-        begun = monotonic()
-        self._prepare(turn, job, names)
-        if turn.work and turn.work.peak and not job.dry_run:
-            self.budget.take(turn.work.peak, self.settings.wait_seconds)
-            turn.taken = turn.work.peak
-        turn.ms = 1000 * (monotonic() - begun)
-
-    def _outcomes(self, job: Job, names: Names, running: set[Future[Outcome]]) -> Iterator[Outcome]:
-        # Only so many at a time are with the pool, so that the requests' images take turns.
+    def _outcomes(self, job: Job, names: Names, begun: Begun) -> Iterator[Outcome]:
+        # Only so many of a request are on their way at a time, so that the requests' images take turns.
         waiting = iter(job.images[1:])
         failed = False
         try:
             while True:
-                while len(running) < self.settings.pool and (image := next(waiting, None)):
+                while begun.ended:
+                    outcome = self._outcome(begun.ended.pop(0), job)
+                    failed = failed or outcome.status == "failed"
+                    yield outcome
+                while len(begun.waits) < self.settings.pool and (image := next(waiting, None)):
                     if failed and job.stop_on_error:
                         yield _not_begun(image)
                     else:
-                        running.add(self._submit(Turn(image), job, names))
-                if not running:
+                        turn = Turn(image)
+                        begun.go_on(turn, self._stages(turn, job, names))
+                if not begun.waits:
                     return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcome = future.result()
-                    failed = failed or outcome.status == "failed"
-                    yield outcome
+                begun.wait(1)
+                if monotonic() > self.stop_at:
+                    for grant in begun.grants():
+                        self.budget.give_up(grant)
         finally:
-            wait(running)
+            begun.close()
 
-    def _submit(self, turn: Turn, job: Job, names: Names) -> Future[Outcome]:
-        return self.pool.submit(contextvars.copy_context().run, self._image, turn, job, names)
+    def _stages(self, turn: Turn, job: Job, names: Names) -> Stages:
+        """What an image waits for, one after the other: its plan, its memory, its pixels.
 
-    def _image(self, turn: Turn, job: Job, names: Names) -> Outcome:
-        """One image from its file to its results, whatever happens on the way."""
-        begun = monotonic()
-        try:
-            if not turn.work and not turn.error:
-                self._prepare(turn, job, names)
-            if turn.work and turn.work.peak and not job.dry_run:
-                self._guarded(turn, partial(self._make, turn, turn.work, job))
-        finally:
-            self.budget.give(turn.taken)
-        turn.ms += 1000 * (monotonic() - begun)
-        return self._outcome(turn, job)
+        Only those who have their memory are with the pool for their pixels: were they to wait for it there,
+        the ones that hold it could be behind them.
+        """
+        if not turn.work and not turn.error:
+            yield self._submit(self._prepare, turn, job, names)
+            self._ask(turn, job)
+        if turn.work and turn.grant:
+            if not turn.grant.done():
+                try:
+                    yield turn.grant
+                except GeneratorExit:
+                    if not self.budget.give_up(turn.grant):
+                        self.budget.release(turn.grant)
+                    raise
+            if turn.grant.cancelled():
+                turn.error = Stopping(STOPPING)
+            else:
+                yield self._submit(self._make, turn, turn.work, turn.grant, job)
+
+    def _submit(self, step: Callable[..., None], *arguments: Any) -> Future[None]:
+        return self.pool.submit(contextvars.copy_context().run, step, *arguments)
 
     def _prepare(self, turn: Turn, job: Job, names: Names) -> None:
         """All that the header tells; whatever it is, the next image may claim its names then."""
@@ -217,6 +271,20 @@ class Pipeline:
             self._guarded(turn, partial(self._plan, turn, job, names))
         finally:
             names.passed(turn.image.index)
+
+    def _ask(self, turn: Turn, job: Job) -> None:
+        """Ask for the memory that the plan needs; the file is not kept while it is waited for."""
+        if turn.work and turn.work.peak and not job.dry_run:
+            turn.grant = self.budget.ask(turn.work.peak)
+            if not turn.grant.done():
+                turn.work = replace(turn.work, data=b"")
+
+    def _make(self, turn: Turn, work: Work, grant: Grant, job: Job) -> None:
+        """The image's pixels, in the memory that was granted."""
+        try:
+            self._guarded(turn, partial(self._results, turn, work, job))
+        finally:
+            self.budget.release(grant)
 
     def _guarded(self, turn: Turn, step: Any) -> None:
         """Do it; what goes wrong is this image's error."""
@@ -230,14 +298,10 @@ class Pipeline:
             log.logger.exception("image_unforeseen", input=turn.image.input)
             turn.error = Problem("unforeseen; the server's log has it under this request's id")
 
-    def _go_on(self) -> None:
-        """Raise Stopping where no image is to be begun any more."""
-        if monotonic() > self.stop_at:
-            raise Stopping("the server was told to stop before this image's turn")
-
     def _plan(self, turn: Turn, job: Job, names: Names) -> None:
         """Everything that needs the header alone: read, probe, plan, claim."""
-        self._go_on()
+        if monotonic() > self.stop_at:
+            raise Stopping(STOPPING)
         image, settings = turn.image, self.settings
         turn.notes.update(dict.fromkeys(image.notes))
         data = self.store.read(image.input, settings.max_file)
@@ -276,14 +340,13 @@ class Pipeline:
         turn.note(turn.image.pointer, (_left(path) for path in sorted(left)))
         return left
 
-    def _make(self, turn: Turn, work: Work, job: Job) -> None:
-        """The image's pixels: wait for memory, decode, walk, encode, publish."""
-        if not turn.taken:
-            self.budget.take(work.peak, check=self._go_on)
-            turn.taken = work.peak
+    def _results(self, turn: Turn, work: Work, job: Job) -> None:
+        """Decode, walk, encode, publish."""
         image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
         deadline = monotonic() + self.settings.image_seconds
+        data = work.data or self._read_again(image, work)
         files: list[File] = []
+        outputs: list[Output] = []
 
         def tick() -> None:
             if monotonic() > deadline:
@@ -299,22 +362,29 @@ class Pipeline:
             turn.note(f"{rendition.pointer}/output", encoded.notes)
             files.append(File(leaf.path, encoded.data))
             size = leaf.shape.width, leaf.shape.height
-            turn.outputs.append(Output(leaf.path, *size, rendition.format.name, len(encoded.data)))
+            outputs.append(Output(leaf.path, *size, rendition.format.name, len(encoded.data)))
 
+        with errors_as(Impossible, "the operations"):
+            work.plan.run(partial(formats.decode, data, work.header), emit, tick)
+        tick()
         try:
-            with errors_as(Impossible, "the operations"):
-                work.plan.run(partial(formats.decode, work.data, work.header), emit, tick)
-            tick()
             left = self.store.publish(files, job.if_exists)
         except ImageProblem as problem:
-            turn.outputs = [output for output in turn.outputs if output.path in problem.written]
+            turn.outputs = tuple(output for output in outputs if output.path in problem.written)
             raise
-        turn.outputs = [output for output in turn.outputs if output.path not in left]
+        turn.outputs = tuple(output for output in outputs if output.path not in left)
         turn.note(image.pointer, (_left(path) for path in left))
+
+    def _read_again(self, image: Image, work: Work) -> bytes:
+        data = self.store.read(image.input, self.settings.max_file)
+        if formats.probe(data) != work.header:
+            raise Damaged("expected the file as it was planned, came another: it changed meanwhile")
+        return data
 
     def _outcome(self, turn: Turn, job: Job) -> Outcome:
         image, problem = turn.image, turn.error
-        outcome = Outcome(image.index, image.input, "done", round(turn.ms, 1), tuple(turn.outputs), tuple(turn.notes))
+        ms = round(1000 * (monotonic() - turn.begun), 1)
+        outcome = Outcome(image.index, image.input, "done", ms, turn.outputs, tuple(turn.notes))
         if problem:
             log.logger.warning("image_failed", input=image.input, type=problem.type, detail=problem.detail)
             return replace(outcome, status="failed", error=Fault(problem.type, problem.title, problem.detail))

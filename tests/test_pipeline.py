@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import ImageCms
 
 from falconimg import formats
 from falconimg.budget import Budget
-from falconimg.errors import Busy, NotWritten
+from falconimg.errors import NotWritten
 from falconimg.job import Job
 from falconimg.request import process as parsed
 from falconimg.settings import Settings
@@ -707,53 +707,41 @@ def queued(budget: Budget, count: int) -> bool:
 
 def test_the_budget_is_lent_and_given_back() -> None:
     budget = Budget(100)
-    budget.take(60)
-    budget.take(40)
-    assert budget.free == 0
-    with pytest.raises(Busy):
-        budget.take(1, 0.01)
-    budget.give(40)
-    budget.take(1, 0.01)
-    assert budget.free == 39
+    large, _ = budget.ask(60), budget.ask(40)
+    late = budget.ask(1)
+    assert (large.done(), late.done(), budget.free) == (True, False, 0)
+    budget.release(large)
+    assert (late.done(), budget.free) == (True, 59)
     with pytest.raises(ValueError, match="101 bytes of a budget of 100"):
-        budget.take(101)
+        budget.ask(101)
 
 
 def test_the_budget_is_lent_first_come_first_served_so_a_large_one_is_not_starved() -> None:
     budget = Budget(100)
-    budget.take(60)
-    served: list[int] = []
-
-    def take(amount: int) -> None:
-        budget.take(amount, SECONDS)
-        served.append(amount)
-        budget.give(amount)
-
-    with ThreadPoolExecutor() as threads:
-        futures = []
-        # 30 and 10 would fit at once; they came after 80
-        for waiting, amount in enumerate((80, 30, 100, 10), 1):
-            futures.append(threads.submit(take, amount))
-            until(partial(queued, budget, waiting))
-        assert served == []
-        budget.give(60)
-        for future in futures:
-            future.result(SECONDS)
-    assert served.index(80) < served.index(100)
-    assert served.index(30) < served.index(100) < served.index(10)
+    first = budget.ask(60)
+    # 30 and 10 would fit at once; they came after 80
+    grants = [budget.ask(amount) for amount in (80, 30, 100, 10)]
+    assert [grant.done() for grant in grants] == [False] * 4
+    budget.release(first)
+    assert [grant.done() for grant in grants] == [True, False, False, False]
+    budget.release(grants[0])
+    assert [grant.done() for grant in grants] == [True, True, False, False]
+    budget.release(grants[1])
+    assert [grant.done() for grant in grants] == [True, True, True, False]
+    budget.release(grants[2])
+    budget.release(grants[3])
     assert budget.free == 100
 
 
 def test_who_gives_up_waiting_lets_the_next_one_through() -> None:
     budget = Budget(100)
-    budget.take(60)
+    held, large, small = budget.ask(60), budget.ask(80), budget.ask(10)
     with ThreadPoolExecutor() as threads:
-        large = threads.submit(budget.take, 80, 0.2)
-        until(partial(queued, budget, 1))
-        small = threads.submit(budget.take, 10, SECONDS)
-        with pytest.raises(Busy):
-            large.result(SECONDS)
-        small.result(SECONDS / 2)
+        woken = threads.submit(wait, [large], SECONDS)
+        assert budget.give_up(large)
+        assert woken.result(SECONDS).done == {large}
+    assert (large.cancelled(), small.done(), budget.free) == (True, True, 30)
+    assert not budget.give_up(held)
     assert budget.free == 30
 
 
@@ -762,20 +750,20 @@ def test_a_request_without_memory_in_time_is_busy_before_anything_is_done(
 ) -> None:
     server, decoding = filled(wait_seconds=0.01), Decoding(monkeypatch)
     budget, before = server.pipeline.budget, server.tree()
-    budget.take(budget.size)
+    whole = budget.ask(budget.size)
     for route, more in (("/v1/process", {}), ("/items/", {}), ("/v1/process", {"Accept": "application/x-ndjson"})):
         result = server.post(route, {"images": [image("a"), image("b")]}, headers=more)
         assert (result.status_code, result.json["type"]) == (503, "/problems/busy")
         assert int(result.headers["Retry-After"]) > 0
         assert "FALCONIMG_WAIT_SECONDS" in result.json["detail"]
     assert (server.tree(), decoding.count, budget.free) == (before, 0, 0)
-    budget.give(budget.size)
+    budget.release(whole)
     assert statuses(server.process([image("a"), image("b")])) == ["done", "done"]
 
 
 def test_a_dry_run_needs_no_memory(filled: Callable[..., Server]) -> None:
     server = filled(wait_seconds=0.01)
-    server.pipeline.budget.take(server.pipeline.budget.size)
+    server.pipeline.budget.ask(server.pipeline.budget.size)
     assert statuses(server.process([image("a")], dry_run=True)) == ["skipped"]
 
 
@@ -787,7 +775,7 @@ def test_once_admitted_the_images_wait_for_memory_and_are_not_refused(
     free: list[int] = []
     Decoding(monkeypatch, before=lambda: free.append(budget.free))
     server.process([image("b")])
-    budget.take(free[0])  # what is left is just enough for one of them
+    budget.ask(free[0])  # what is left is just enough for one of them
     first = [True]
 
     def before() -> None:
@@ -799,6 +787,67 @@ def test_once_admitted_the_images_wait_for_memory_and_are_not_refused(
     Decoding(monkeypatch, before)
     assert statuses(server.process([image("b"), image("a"), image("c")])) == ["done"] * 3
     assert budget.free == budget.size - free[0]
+
+
+def test_an_image_that_waits_for_memory_notices_that_the_server_stops(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = filled(pool=2, graceful_seconds=0.01)
+    budget = server.pipeline.budget
+    free: list[int] = []
+    Decoding(monkeypatch, before=lambda: free.append(budget.free))
+    server.process([image("b")])
+    budget.ask(free[0])  # what is left is just enough for one of them
+
+    def before() -> None:
+        until(partial(queued, budget, 1))
+        server.pipeline.stop()
+        until(partial(queued, budget, 0))  # the other one gives up, though no memory came free
+
+    Decoding(monkeypatch, before)
+    result = server.process([image("b"), image("a")])
+    assert errors(result) == [None, "stopping"]
+
+
+def test_requests_that_compete_for_little_memory_all_end(
+    filled: Callable[..., Server], pictures: dict[str, Array]
+) -> None:
+    server = filled(pool=2)
+    budget = server.pipeline.budget
+    budget.ask(budget.size - 5000)  # what is left is enough for one or two of them
+    names = ["a", "b", "c"]
+
+    def ask(client: int) -> Result:
+        return server.process([image(name, output=f"out/{client}/{n}{name}.png") for n in range(6) for name in names])
+
+    with ThreadPoolExecutor(8) as clients:
+        results = list(clients.map(ask, range(8), timeout=SECONDS))
+    assert [set(statuses(result)) for result in results] == [{"done"}] * 8
+    assert np.array_equal(server.picture("out/7/5b.png"), pictures["b"])
+    assert budget.free == 5000
+
+
+def test_a_file_that_changes_while_its_image_waits_for_memory_fails(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = filled(pool=2)
+    budget = server.pipeline.budget
+    free: list[int] = []
+    Decoding(monkeypatch, before=lambda: free.append(budget.free))
+    server.process([image("b")])
+    budget.ask(free[0])
+    first = [True]
+
+    def before() -> None:
+        if first:
+            first.clear()
+            until(partial(queued, budget, 1))
+            server.put("in/a.png", noise(4, 4))
+
+    Decoding(monkeypatch, before)
+    result = server.process([image("b"), image("a")])
+    assert errors(result) == [None, "damaged"]
+    assert "it changed meanwhile" in outcomes(result)[1]["error"]["detail"]
 
 
 def test_memory_is_given_back_whatever_happens(filled: Callable[..., Server]) -> None:
