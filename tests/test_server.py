@@ -260,6 +260,17 @@ def test_a_killed_worker_is_replaced_and_what_it_left_is_swept(tmp_path: Path) -
         server.wait_for(lambda: not list(tmp_path.rglob(".falconimg-*")))
 
 
+def test_requests_that_compete_for_little_memory_all_end(tmp_path: Path) -> None:
+    images = [write(tmp_path, f"in/{n}.png", pictures.noise(900, 1200, seed=n)) for n in range(6)]
+    with serving(tmp_path, workers="1", pool="2", memory="20M") as server, ThreadPoolExecutor(8) as clients:
+
+        def ask(client: int) -> int:
+            mine = [{**image, "output": f"out/{client}/{n}.png"} for n, image in enumerate(images)]
+            return server.process_batch(mine, "resize=0.1")[0]
+
+        assert list(clients.map(ask, range(8))) == [200] * 8
+
+
 def test_sigterm_lets_an_accepted_request_finish(tmp_path: Path) -> None:
     images = [write(tmp_path, f"in/{n}.png", pictures.noise(500, 500, seed=n)) for n in range(12)]
     with serving(tmp_path, workers="2") as server, ThreadPoolExecutor(1) as pool:
