@@ -11,11 +11,11 @@ import falcon
 import structlog
 
 from falconimg import log
-from falconimg.errors import Problem, RequestProblem, SettingsProblem, WrongHost
+from falconimg.errors import Problem, RequestProblem, WrongHost
 from falconimg.openapi import PROBLEM
 from falconimg.pipeline import Pipeline
 from falconimg.resources import ROUTES
-from falconimg.settings import Settings, codec_pixel_limit
+from falconimg.settings import Settings, check_codec_limit
 from falconimg.stores import Store
 from falconimg.stores.files import Files
 
@@ -63,11 +63,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         SettingsProblem: a setting is wrong
     """
     settings = settings or Settings.from_environ()
-    if settings.max_pixels > codec_pixel_limit():
-        raise SettingsProblem(
-            f"FALCONIMG_MAX_PIXELS: expected at most OPENCV_IO_MAX_IMAGE_PIXELS, {codec_pixel_limit()}, which is read "
-            f"when falconimg is imported, came {settings.max_pixels}"
-        )
+    check_codec_limit(settings)
     log.configure(settings)
     pipeline = Pipeline(settings, store or _files(settings))
     middleware: list[Any] = [RequestId(), *([Hosts(settings)] if settings.listens_on_loopback else [])]

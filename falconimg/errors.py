@@ -14,9 +14,8 @@
     │   ├── OutsideRoot           403  a path turned out to lead outside, in its turn
     │   ├── Missing               404  there is no such file
     │   ├── Unreadable            422  a directory, a FIFO, no permission
-    │   ├── Taken                 409  the result's path is taken
-    │   │   ├── Exists            409  ... by a file, and if_exists is error
-    │   │   └── Conflict          409  ... by another image of this request
+    │   ├── Exists                409  the result's path is taken, and if_exists is error
+    │   ├── Conflict              409  ... by another image of this request
     │   ├── TooLarge              413  bytes, pixels, sides or parts over a limit
     │   ├── Unsupported           415  not a picture, or of a kind we do not read
     │   ├── BadName               422  a result's name is no path we take
@@ -118,16 +117,12 @@ class Unreadable(ImageProblem):
     status, type, title = 422, "/problems/unreadable", "The image cannot be read"
 
 
-class Taken(ImageProblem):
-    status, type, title = 409, "/problems/taken", "The result's path is taken"
+class Exists(ImageProblem):
+    status, type, title = 409, "/problems/exists", "The result exists already"
 
 
-class Exists(Taken):
-    type, title = "/problems/exists", "The result exists already"
-
-
-class Conflict(Taken):
-    type, title = "/problems/conflict", "Another image of the request has this path"
+class Conflict(ImageProblem):
+    status, type, title = 409, "/problems/conflict", "Another image of the request has this path"
 
 
 class TooLarge(ImageProblem):

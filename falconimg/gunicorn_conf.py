@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import signal
 import sys
 import threading
@@ -15,10 +16,11 @@ from gunicorn.glogging import Logger as GunicornLogger
 
 from falconimg import log
 from falconimg.errors import SettingsProblem
-from falconimg.settings import Settings
+from falconimg.settings import Settings, check_codec_limit
 
 try:
     settings = Settings.from_environ()
+    check_codec_limit(settings)
 except SettingsProblem as problem:
     sys.exit(f"falconimg: {problem.detail}")
 
@@ -52,10 +54,10 @@ bind = settings.bind
 workers = settings.workers
 worker_class = "gthread"
 threads = settings.threads
-timeout = round(settings.timeout_seconds)
-keepalive = round(settings.keepalive_seconds)
+timeout = math.ceil(settings.timeout_seconds)  # gunicorn takes whole seconds, and 0 for never
+keepalive = math.ceil(settings.keepalive_seconds)
 # Images are begun during our graceful time; the last of them may take as long as an image may.
-graceful_timeout = round(settings.graceful_seconds + settings.image_seconds)
+graceful_timeout = math.ceil(settings.graceful_seconds + settings.image_seconds)
 limit_request_line = settings.max_request_line
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  (its heartbeat must not wait for a disk)
 control_socket_disable = True

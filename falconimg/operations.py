@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,8 +24,6 @@ from jsonschema import Draft202012Validator
 from falconimg._core import Grid, Map, Shape, Window, edges, is_opaque, premultiply, unpremultiply
 from falconimg.errors import Impossible, Place
 from falconimg.schema import Schema, came, out_of_bounds, places
-
-cv2.setNumThreads(1)  # images and workers run side by side, not the parts of one image
 
 Effect = Grid | Window | Map | None
 Notice = Callable[[str], None]
@@ -90,6 +88,9 @@ class Operation(ABC):
     properties: ClassVar[Mapping[str, Schema]]
     required: ClassVar[tuple[str, ...]] = ()
     rules: ClassVar[Schema] = {}  # JSON Schema keywords that tie several arguments together
+    parts: ClassVar[Literal["one", "fixed", "varying"]] = (
+        "one"  # pictures it makes of one: does that vary with its size?
+    )
     skippable: ClassVar[bool] = False  # where it is impossible, and the request says to skip, it is left out
 
     @classmethod
@@ -361,6 +362,7 @@ class Split(Operation):
         "columns": {"type": "integer", "minimum": 1, "maximum": 64},
     }
     rules: ClassVar = {"dependentRequired": {"rows": ["columns"], "columns": ["rows"]}}
+    parts = "fixed"
     skippable = True
 
     @classmethod
@@ -391,6 +393,7 @@ class Tile(Operation):
     forms = (Form("tile=S", '{"op": "tile", "size": S}', "square tiles of S pixels, the last row and column smaller"),)
     properties: ClassVar = {"size": SIDE}
     required = ("size",)
+    parts = "varying"
 
     @classmethod
     def read(cls, value: str | None, name: str) -> dict[str, Any]:

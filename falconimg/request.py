@@ -21,7 +21,7 @@ from falconimg import formats, operations
 from falconimg._core import Plan, PlanError, Shape
 from falconimg.errors import Forbidden, InvalidRequest, NotJson, Place
 from falconimg.job import Image, Job, Note, Rendition, Step, Template
-from falconimg.operations import COLOUR, Split, StepError, Tile, colour
+from falconimg.operations import COLOUR, StepError, colour
 from falconimg.schema import Schema, came, faults
 from falconimg.settings import Settings
 from falconimg.stores import Store
@@ -339,7 +339,7 @@ class _Reader:
             pointer, self.store.check_output, "".join(part + "1" * bool(field) for part, field in template.parts)
         )
         chosen: dict[str, Any] = {} if self.original else {**self.value, **image, **value}
-        usual: int = getattr(self.settings, f"{format_.name}_quality", 100)
+        usual: int = getattr(self.settings, f"{format_.name}_quality", format_.quality or 100)
         red, green, blue, _ = colour(chosen.get("background", "white"))
         return Rendition(
             template,
@@ -382,9 +382,9 @@ class _Reader:
 
     def names(self, rendition: Rendition, most: int) -> Iterator[str]:
         """The canonical names of a rendition's results, none if a picture is needed to know them."""
-        splits = [step for step in rendition.steps if isinstance(step.operation, (Split, Tile))]
+        splits = [step for step in rendition.steps if step.operation.parts != "one"]
         fields = {field for _, field in rendition.output.parts}
-        if fields & {"width", "height"} or any(isinstance(step.operation, Tile) for step in splits):
+        if fields & {"width", "height"} or any(step.operation.parts == "varying" for step in splits):
             return
         try:
             plan = Plan(

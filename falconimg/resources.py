@@ -86,7 +86,12 @@ class Information(Resource):
             "links": {"docs": "docs", "openapi": "openapi.json", "process": "v1/process", "items": "items/"},
             "operations": [form.step for entry in operations.OPERATIONS.values() for form in entry.forms],
             "formats": {
-                form.name: {"extensions": form.extensions, "reads": form.reads, "writes": form.writes}
+                form.name: {
+                    "media_type": form.media_type,
+                    "extensions": form.extensions,
+                    "reads": form.reads,
+                    "writes": form.writes,
+                }
                 for form in formats.FORMATS.values()
             },
             "limits": {name: value for name, value in asdict(self.settings).items() if name.startswith("max_")},

@@ -208,8 +208,28 @@ def _prepare_opencv() -> None:
 
 
 def codec_pixel_limit() -> int:
-    """The largest picture, in pixels, that OpenCV will decode in this process."""
-    return int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+    """The largest picture, in pixels, that OpenCV will decode in this process.
+
+    Raises:
+        SettingsProblem: the variable that OpenCV reads is no number
+    """
+    value = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
+    if not re.fullmatch(r"[0-9]{1,15}", value, re.ASCII):
+        raise SettingsProblem(f"OPENCV_IO_MAX_IMAGE_PIXELS: expected a whole number, came {value[:100]!a}")
+    return int(value)
+
+
+def check_codec_limit(settings: Settings) -> None:
+    """Refuse a limit of pictures that OpenCV does not go up to in this process.
+
+    Raises:
+        SettingsProblem: FALCONIMG_MAX_PIXELS is over what OpenCV has read
+    """
+    if settings.max_pixels > codec_pixel_limit():
+        raise SettingsProblem(
+            f"FALCONIMG_MAX_PIXELS: expected at most OPENCV_IO_MAX_IMAGE_PIXELS, {codec_pixel_limit()}, which is read "
+            f"when falconimg is imported, came {settings.max_pixels}"
+        )
 
 
 _prepare_opencv()

@@ -3,8 +3,9 @@
 """The plan of one image: which steps lead to which results, and the walk that makes them.
 
 Nothing here knows a file format or an operation. A route is the list of steps
-of one output; routes that begin alike share those steps, so the routes of an
-image make a tree. Each step, asked with a shape, answers with its effect there:
+of one output; routes that begin with equal steps share them (those of falconimg
+are equal by operation and place: an image's stem), so the routes of an image make
+a tree. Each step, asked with a shape, answers with its effect there:
 
     Grid    cuts the picture into cells, which are views of it
     Window  keeps one rectangle, a view as well

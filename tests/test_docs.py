@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
+from falconimg import operations
 from falconimg.app import create_app
 from falconimg.settings import Settings
 from tests.tables import README, TABLES, table
@@ -37,6 +39,16 @@ def test_readmes_curl_prints_what_readme_says(tmp_path: Path) -> None:
 def _without_times(report: dict[str, Any]) -> dict[str, Any]:
     images = [{key: value for key, value in image.items() if key != "ms"} for image in report["images"]]
     return {key: value for key, value in report.items() if key != "ms"} | {"images": images}
+
+
+def test_the_example_of_an_operation_is_the_operation() -> None:
+    assert f"```python\n{inspect.getsource(operations.Flip)}```" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for path in Path(ROOT, "falconimg").glob("*.py"):
+        assert path.name == "__init__.py" or f"{path.name}`" in text, path.name
 
 
 def test_only_settings_looks_at_the_environment() -> None:
