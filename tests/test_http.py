@@ -677,3 +677,13 @@ def test_every_problem_of_the_tree_has_a_type_of_its_own() -> None:
     leaves = [kind for kind in below(errors.RequestProblem) if not kind.__subclasses__()]
     assert len({kind.type for kind in leaves}) == len(leaves)
     assert all(400 <= kind.status < 600 for kind in leaves)
+
+
+@pytest.mark.parametrize("route", ["/", "/docs", "/livez", "/nope"])
+def test_no_answer_is_taken_for_another_type_than_it_says(route: str, server: Server) -> None:
+    assert server.client.simulate_get(route).headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_refusal_is_not_kept_by_any_cache(server: Server) -> None:
+    assert server.client.simulate_get("/nope").headers["Cache-Control"] == "no-store"
+    assert server.post("/v1/process", "{").headers["Cache-Control"] == "no-store"

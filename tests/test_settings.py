@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from falconimg.app import create_app
 from falconimg.errors import SettingsProblem
 from falconimg.settings import Settings, codec_pixel_limit, rows
+from falconimg.stores import File
 from falconimg.stores.memory import Memory
 
 WRONG = {
@@ -120,3 +123,65 @@ def test_the_codecs_limit_is_set_before_opencv_is_imported() -> None:
         ).stdout.strip()
 
     assert (attempt("10k"), attempt("10100")) == ("refused True", "decoded")
+
+
+GUNICORN = {
+    "bind": ("127.0.0.1:18080", "127.0.0.1:18080"),
+    "workers": ("5", 5),
+    "threads": ("3", 3),
+    "timeout": ("0.4", 1),
+    "keepalive": ("7.5", 8),
+    "limit_request_line": ("1000", 1000),
+    "loglevel": ("error", "error"),
+}
+VARIABLES = {"timeout": "TIMEOUT_SECONDS", "keepalive": "KEEPALIVE_SECONDS", "limit_request_line": "MAX_REQUEST_LINE",
+             "loglevel": "LOG_LEVEL"}  # fmt: skip
+
+
+def gunicorn_settings(**environ: str) -> dict[str, Any]:
+    """What gunicorn reads under these variables."""
+    script = (
+        "import json, runpy; found = runpy.run_module('falconimg.gunicorn_conf')\n"
+        "print(json.dumps({k: v for k, v in found.items() if isinstance(v, (str, int, bool, type(None)))}))"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(
+        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=True
+    )
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def test_every_number_of_gunicorns_is_a_setting() -> None:
+    environ = {f"FALCONIMG_{VARIABLES.get(name, name.upper())}": text for name, (text, _) in GUNICORN.items()}
+    found = gunicorn_settings(**environ, FALCONIMG_GRACEFUL_SECONDS="7", FALCONIMG_IMAGE_SECONDS="20.5")
+    assert {name: found[name] for name in GUNICORN} == {name: value for name, (_, value) in GUNICORN.items()}
+    assert found["graceful_timeout"] == 28  # the last image may be begun at the end of the graceful time
+
+
+def test_gunicorns_heartbeat_and_control_socket_touch_no_disk() -> None:
+    found = gunicorn_settings()
+    assert found["worker_class"] == "gthread"
+    assert found["control_socket_disable"] is True
+    memory = Path("/dev") / "shm"
+    assert found["worker_tmp_dir"] == (str(memory) if memory.is_dir() else None)
+    assert found["wsgi_app"] == "falconimg.app:create_app()"
+
+
+def test_a_limit_of_opencv_that_is_no_number_stops_the_start_with_one_line() -> None:
+    command = [sys.executable, "-c", "import falconimg.gunicorn_conf"]
+    environ = {**os.environ, "OPENCV_IO_MAX_IMAGE_PIXELS": "many"}
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "falconimg: OPENCV_IO_MAX_IMAGE_PIXELS: expected a whole number, came 'many'\n",
+    )
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_fsync_can_be_turned_off(fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    app = create_app(Settings(root=tmp_path, fsync=fsync))
+    app.pipeline.store.publish([File("a", b"a")], "overwrite")
+    assert bool(synced) is fsync
