@@ -855,6 +855,37 @@ def test_a_file_that_changes_while_its_image_waits_for_memory_fails(
     assert "it changed meanwhile" in outcomes(result)[1]["error"]["detail"]
 
 
+def test_what_is_asked_of_the_budget_is_enough_for_the_plan(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    source = server.put("in/a.png", noise(30, 40)).nbytes
+    budget = server.pipeline.budget
+    free: list[int] = []
+    Decoding(monkeypatch, before=lambda: free.append(budget.free))
+    server.process([image("a", operations=["resize=2"])])
+    server.process([image("a", output="out/a.webp", operations=["gray"])])
+    enlarged, gray = (budget.size - amount for amount in free)
+    png, webp = (formats.FORMATS[name].encode_cost for name in ("png", "webp"))
+    # the picture, its encoder's need and its file; WebP is given three channels for one
+    assert 4 * source * (1 + png + 1) <= enlarged <= 4 * source * (1 + png + 1) * 1.3
+    assert source * (1 / 3 + webp + 1) <= gray <= source * (1 / 3 + webp + 1) * 1.5
+
+
+def test_a_deadline_that_passes_in_the_last_encoding_writes_nothing(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = filled(image_seconds=0.3)
+    real = formats.encode
+
+    def encode(*arguments: Any) -> formats.Encoded:
+        time.sleep(0.4)
+        return real(*arguments)
+
+    monkeypatch.setattr(formats, "encode", encode)
+    before = server.tree()
+    assert errors(server.process([image("a")])) == ["deadline"]
+    assert server.tree() == before
+
+
 def test_memory_is_given_back_whatever_happens(filled: Callable[..., Server]) -> None:
     server = filled(max_pixels=100, pool=2)
     server.put("in/bad.png", data=damaged(".png"))
