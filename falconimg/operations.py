@@ -155,17 +155,20 @@ def rounded(numerator: int, denominator: int) -> int:
     return max(1, (2 * numerator + denominator) // (2 * denominator))
 
 
-def filtered(array: Array, function: Callable[[Array], Array]) -> Array:
-    """What a filter makes of pixels: colours weighted by alpha, so that transparent ones do not mix in."""
+def filtered(array: Array, function: Callable[[Array], Array], overshoot: bool = False) -> Array:
+    """What a filter makes of pixels: colours weighted by alpha, so that transparent ones do not mix in.
+
+    `overshoot` says that the filter's values may leave the range of those that it is given.
+    """
     if array.shape[2] == 4 and not is_opaque(array):
-        return unpremultiply(function(premultiply(array)))
+        return unpremultiply(function(premultiply(array, overshoot)), array.itemsize)
     result = function(array)
     return result if result.ndim == 3 else result[:, :, np.newaxis]
 
 
 def scratch(*shapes: Shape) -> int:
-    """The bytes that `filtered` needs besides its result: weighted copies, of twice the depth."""
-    return sum(2 * shape.nbytes for shape in shapes if shape.channels == 4)
+    """The bytes that `filtered` needs at most besides its result: weighted copies, in single precision."""
+    return sum(4 // shape.itemsize * shape.nbytes for shape in shapes if shape.channels == 4)
 
 
 def resized(array: Array, width: int, height: int, filter_: str | None) -> Array:
@@ -174,8 +177,10 @@ def resized(array: Array, width: int, height: int, filter_: str | None) -> Array
         result = cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST)
         return result.reshape(height, width, array.shape[2])
     if filter_:
-        return filtered(array, partial(cv2.resize, dsize=(width, height), interpolation=FILTERS[filter_]))
-    return filtered(array, partial(_resized, width=width, height=height))
+        function = partial(cv2.resize, dsize=(width, height), interpolation=FILTERS[filter_])
+        return filtered(array, function, filter_ in ("cubic", "lanczos"))
+    enlarges = width > array.shape[1] or height > array.shape[0]
+    return filtered(array, partial(_resized, width=width, height=height), enlarges)
 
 
 def _resized(array: Array, width: int, height: int) -> Array:

@@ -338,37 +338,44 @@ cdef bint opaque_rows(const depth_t[:, :, :] array, depth_t full) noexcept:
     return True
 
 
-def premultiply(array):
+def premultiply(array, bint overshoot=False):
     """Colours weighted by their alpha, so that a filter does not mix in those of transparent pixels.
 
     Takes (h, w, 4) with straight alpha, pixels contiguous within a row. Answers
     with a new array: for uint8 an exact uint16 one, colour · alpha and alpha · 255;
-    for uint16 a float32 one, colour · alpha / 65535 and alpha.
+    for uint16, and where the filter may overshoot (cubic, lanczos: what is over the
+    range must not be cut before the division), a float32 one, colour · alpha / full and alpha.
     Source: Porter and Duff, Compositing Digital Images, 1984.
     """
     check4(array)
-    if array.dtype == np.uint8:
-        result = np.empty(array.shape, np.uint16)
-        premultiply8(array, result)
-    else:
+    if array.dtype == np.uint16:
         result = np.empty(array.shape, np.float32)
-        premultiply16(array, result)
+        weigh[uint16_t](array, result, 65535)
+    elif overshoot:
+        result = np.empty(array.shape, np.float32)
+        weigh[uint8_t](array, result, 255)
+    else:
+        result = np.empty(array.shape, np.uint16)
+        weigh_exactly(array, result)
     return result
 
 
-def unpremultiply(array):
-    """What `premultiply` made, back to straight alpha: uint16 to uint8, float32 to uint16.
+def unpremultiply(array, Py_ssize_t itemsize=0):
+    """What `premultiply` made, back to straight alpha: uint16 to uint8, float32 to `itemsize` bytes a sample.
 
     Rounded to nearest, bounded to the depth's range; a pixel whose alpha rounds to
-    nothing is all zero.
+    nothing is all zero. Without an itemsize float32 becomes uint16.
     """
     check4(array, (np.uint16, np.float32))
     if array.dtype == np.uint16:
         result = np.empty(array.shape, np.uint8)
-        unpremultiply8(array, result)
+        divide_exactly(array, result)
+    elif itemsize == 1:
+        result = np.empty(array.shape, np.uint8)
+        divide[uint8_t](array, result, 255)
     else:
         result = np.empty(array.shape, np.uint16)
-        unpremultiply16(array, result)
+        divide[uint16_t](array, result, 65535)
     return result
 
 
@@ -381,7 +388,7 @@ cdef check4(array, depths=(np.uint8, np.uint16)):
         raise ValueError("expected pixels that are contiguous within a row")
 
 
-cdef void premultiply8(const uint8_t[:, :, :] source, uint16_t[:, :, ::1] result) noexcept:
+cdef void weigh_exactly(const uint8_t[:, :, :] source, uint16_t[:, :, ::1] result) noexcept:
     cdef Py_ssize_t y, x
     cdef const uint8_t *pixel
     cdef uint16_t *out
@@ -396,7 +403,7 @@ cdef void premultiply8(const uint8_t[:, :, :] source, uint16_t[:, :, ::1] result
                 out[4 * x + 3] = 255 * pixel[4 * x + 3]
 
 
-cdef void unpremultiply8(const uint16_t[:, :, :] source, uint8_t[:, :, ::1] result) noexcept:
+cdef void divide_exactly(const uint16_t[:, :, :] source, uint8_t[:, :, ::1] result) noexcept:
     cdef Py_ssize_t y, x, c
     cdef uint32_t alpha, value
     cdef const uint16_t *pixel
@@ -416,9 +423,9 @@ cdef void unpremultiply8(const uint16_t[:, :, :] source, uint8_t[:, :, ::1] resu
                 out[4 * x + 3] = <uint8_t> ((alpha + 127) // 255)
 
 
-cdef void premultiply16(const uint16_t[:, :, :] source, float[:, :, ::1] result) noexcept:
+cdef void weigh(const depth_t[:, :, :] source, float[:, :, ::1] result, float full) noexcept:
     cdef Py_ssize_t y, x, c
-    cdef const uint16_t *pixel
+    cdef const depth_t *pixel
     cdef float *out
     cdef float alpha
     with nogil:
@@ -428,25 +435,25 @@ cdef void premultiply16(const uint16_t[:, :, :] source, float[:, :, ::1] result)
             for x in range(source.shape[1]):
                 alpha = pixel[4 * x + 3]
                 for c in range(3):
-                    out[4 * x + c] = pixel[4 * x + c] * alpha / 65535
+                    out[4 * x + c] = pixel[4 * x + c] * alpha / full
                 out[4 * x + 3] = alpha
 
 
-cdef void unpremultiply16(const float[:, :, :] source, uint16_t[:, :, ::1] result) noexcept:
+cdef void divide(const float[:, :, :] source, depth_t[:, :, ::1] result, float full) noexcept:
     cdef Py_ssize_t y, x, c
     cdef const float *pixel
-    cdef uint16_t *out
+    cdef depth_t *out
     cdef float alpha
     with nogil:
         for y in range(source.shape[0]):
             pixel = &source[y, 0, 0]
             out = &result[y, 0, 0]
             for x in range(source.shape[1]):
-                alpha = min(max(pixel[4 * x + 3], <float> 0), <float> 65535)
+                alpha = pixel[4 * x + 3]
                 if alpha < 0.5:
                     out[4 * x] = out[4 * x + 1] = out[4 * x + 2] = out[4 * x + 3] = 0
                     continue
                 for c in range(3):
-                    out[4 * x + c] = <uint16_t> (min(max(pixel[4 * x + c] * 65535 / alpha, <float> 0),
-                                                     <float> 65535) + <float> 0.5)
-                out[4 * x + 3] = <uint16_t> (alpha + <float> 0.5)
+                    out[4 * x + c] = <depth_t> (min(max(pixel[4 * x + c] * full / alpha, <float> 0), full)
+                                                + <float> 0.5)
+                out[4 * x + 3] = <depth_t> (min(alpha, full) + <float> 0.5)

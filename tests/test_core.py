@@ -807,11 +807,12 @@ def test_every_byte_under_every_alpha_comes_back_exactly() -> None:
 
 def straightened(array: Array, top: int) -> Array:
     """Straight alpha in double precision, not rounded: (h, w, 4), 0 to top, of weights as `premultiply` gives them."""
-    full = 65025.0 if array.dtype == np.uint16 else 65535.0
+    full = 65025.0 if array.dtype == np.uint16 else float(top)
     wide = array.astype(np.float64)
     alpha = np.clip(wide[:, :, 3:], 0, full)
     with np.errstate(divide="ignore", invalid="ignore"):
-        colour = np.clip(wide[:, :, :3] * top / alpha, 0, top)
+        # of weights in single precision what is over the range is not cut before the division
+        colour = np.clip(wide[:, :, :3] * top / (alpha if array.dtype == np.uint16 else wide[:, :, 3:]), 0, top)
     return np.concatenate([colour, alpha * top / full], 2)
 
 
@@ -835,6 +836,25 @@ def test_weighted_words_are_divided_bounded_and_rounded_to_nearest(array: Array)
     assert result.dtype == np.uint16
     assert np.all(np.abs(result[seen] - wanted[seen]) <= 0.5 + 65535 * 2.0**-22)  # single precision
     assert not result[~seen].any()
+
+
+@CALM
+@given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-40, 400, width=32), fill=st.nothing()))
+def test_weighted_bytes_in_single_precision_are_divided_likewise(array: Array) -> None:
+    result: Array = unpremultiply(array, 1)
+    wanted = straightened(array, 255)
+    seen = wanted[:, :, 3] >= 0.5
+    assert result.dtype == np.uint8
+    assert np.all(np.abs(result[seen] - wanted[seen]) <= 0.5 + 255 * 2.0**-22)
+    assert not result[~seen].any()
+
+
+def test_every_byte_under_every_alpha_comes_back_exactly_from_single_precision() -> None:
+    colours, alphas = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    array = np.stack([colours, colours[:, ::-1], np.full_like(colours, 255), alphas], 2)
+    weights: Array = premultiply(array, True)
+    assert weights.dtype == np.float32
+    assert np.array_equal(unpremultiply(weights, 1)[1:], array[1:])
 
 
 @pytest.mark.parametrize("dtype", DEPTHS)

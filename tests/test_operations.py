@@ -1151,7 +1151,7 @@ def straight(weights: Array, dtype: type) -> Array:
     top = float(np.iinfo(dtype).max)
     alpha = np.clip(weights[:, :, 3:], 0, top)
     with np.errstate(divide="ignore", invalid="ignore"):
-        colour = np.clip(weights[:, :, :3] * top / alpha, 0, top)
+        colour = np.clip(weights[:, :, :3] * top / weights[:, :, 3:], 0, top)
     return np.where(alpha < 0.5, 0, np.concatenate([colour, alpha], 2))
 
 
@@ -1231,6 +1231,18 @@ def test_white_on_transparent_black_stays_white_wherever_it_is_seen(step: str, d
     assert not result[~seen].any()
     partly = seen & (result[:, :, 3] < top)
     assert partly.any()
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("step", FRINGED)
+def test_one_colour_stays_itself_wherever_it_is_seen_even_where_a_filter_overshoots(step: str, dtype: type) -> None:
+    array: Array = np.zeros((40, 40, 4), dtype)
+    top = np.iinfo(dtype).max
+    colour: Array = np.array([top // 2, top // 3, top // 5, top], dtype)
+    array[9:30, 11:28] = colour
+    result = applied(step, array).astype(np.int64)
+    solid = result[:, :, 3] >= top // 8
+    assert np.abs(result[solid][:, :3] - colour[:3].astype(np.int64)).max() <= 1
 
 
 def test_the_nearest_filter_takes_pixels_as_they_are_alpha_or_not() -> None:
