@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 
 HEIGHT, WIDTH = 754, 1024
 
 
-def ridge(rng: np.random.Generator, roughness: float) -> np.ndarray:
+def ridge(rng: np.random.Generator, roughness: float) -> npt.NDArray[np.float64]:
     """A mountain ridge: WIDTH heights from 0 to 1, by midpoint displacement (Fournier, Fussell, Carpenter, 1982)."""
     heights = rng.random(2)
     while len(heights) < WIDTH + 1:
@@ -16,10 +17,11 @@ def ridge(rng: np.random.Generator, roughness: float) -> np.ndarray:
         roughness /= 1.9
         heights = np.append(np.column_stack([heights[:-1], middle]).ravel(), heights[-1])
     heights = heights[:WIDTH]
-    return (heights - heights.min()) / np.ptp(heights)
+    result: npt.NDArray[np.float64] = (heights - heights.min()) / np.ptp(heights)
+    return result
 
 
-def landscape() -> np.ndarray:
+def landscape() -> npt.NDArray[np.uint8]:
     """The picture: (HEIGHT, WIDTH, 3), RGB, uint8."""
     rng = np.random.default_rng(12)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -36,7 +38,8 @@ def landscape() -> np.ndarray:
         top = base - height * ridge(rng, 0.45)
         shade = 1 + 0.5 * np.clip((y - top) / 260, 0, 1)[..., None]
         picture = np.where((y >= top)[..., None], np.array(colour) * shade, picture)
-    return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
+    result: npt.NDArray[np.uint8] = np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
+    return result
 
 
 if __name__ == "__main__":

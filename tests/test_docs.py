@@ -4,6 +4,8 @@ import inspect
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +73,9 @@ def test_every_link_in_the_documents_leads_to_a_file() -> None:
     for document in ROOT.glob("*.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (ROOT / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_kernels_benchmark_runs_and_finds_them_equal_to_numpy() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "kernels.py"), "16"]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["premultiply", "unpremultiply", "is_opaque"]
