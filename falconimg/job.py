@@ -33,7 +33,6 @@ class Template(NamedTuple):
 
     parts: tuple[tuple[str, str], ...]
     numbered: bool
-    text: str
 
 
 @dataclass(frozen=True)

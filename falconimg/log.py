@@ -40,8 +40,8 @@ def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 def _escaped(value: object) -> str:
     text = ascii(value)
-    plain = isinstance(value, str) and text[1:-1] == value and (value.isidentifier() or not set(value) & set(" ='\""))
-    return value if plain and isinstance(value, str) and value else text
+    bare = isinstance(value, str) and value and text[1:-1] == value and set(value).isdisjoint(" ='\"")
+    return text[1:-1] if bare else text
 
 
 class Bridge(logging.Handler):

@@ -315,7 +315,7 @@ class Pipeline:
                 Shape(height, width, header.channels, header.depth // 8),
                 [rendition.steps for rendition in image.renditions],
                 partial(_effect, turn=turn, job=job),
-                [rendition.output[:2] for rendition in image.renditions],
+                [rendition.output for rendition in image.renditions],
                 max_outputs=settings.max_outputs,
                 max_pixels=settings.max_pixels,
                 max_side=settings.max_side,

@@ -241,12 +241,16 @@ class _Reader:
         self.places: list[Place] = []
         self.outside: list[Place] = []
         self.directories: dict[str, str] = {}
+        # what the request sets besides its images and operations; the original's set nothing
+        self.options: dict[str, Any] = {}
         self.skip_invalid = original
 
     def validate(self, name: str) -> None:
         self.places = faults(_validator(name, self.settings), self.value, self.most)
         self.refuse()
-        self.skip_invalid = self.original or self.value.get("on_invalid") == "skip"
+        if not self.original:
+            self.options = self.value
+            self.skip_invalid = self.value.get("on_invalid") == "skip"
 
     def refuse(self) -> None:
         """Raise what was found, if anything was."""
@@ -273,11 +277,11 @@ class _Reader:
         self.refuse()
         return Job(
             images,
-            value.get("if_exists", "overwrite") if not self.original else "overwrite",
-            stop_on_error=not self.original and value.get("on_error") == "stop",
+            self.options.get("if_exists", "overwrite"),
+            stop_on_error=self.options.get("on_error") == "stop",
             skip_invalid=self.skip_invalid,
-            dry_run=not self.original and value.get("dry_run", False),
-            precise=not self.original and value.get("precise", False),
+            dry_run=self.options.get("dry_run", False),
+            precise=self.options.get("precise", False),
         )
 
     def steps(self, owner: dict[str, Any], at: str) -> tuple[tuple[Step, ...], tuple[Note, ...]]:
@@ -324,7 +328,7 @@ class _Reader:
     ) -> Rendition | None:
         pointer, text = f"{at}/output", value["output"]
         try:
-            template = Template(((text, ""),), False, text) if self.original else _template(text, input_)
+            template = Template(((text, ""),), False) if self.original else _template(text, input_)
         except ValueError as error:
             self.fault(pointer, str(error))
             return None
@@ -388,7 +392,7 @@ class _Reader:
             return
         try:
             plan = Plan(
-                CANVAS, [splits], _cut, [rendition.output[:2]],
+                CANVAS, [splits], _cut, [rendition.output],
                 max_outputs=min(self.settings.max_outputs, max(0, most)), max_pixels=2**60, max_side=2**30,
                 max_total=2**60,
             )  # fmt: skip
@@ -447,4 +451,4 @@ def _template(text: str, input_: str) -> Template:
         else:
             parts.append((literal, field))
             literal = ""
-    return Template((*parts, (literal, "")), any(field in FIELDS[:3] for _, field in parts), text)
+    return Template((*parts, (literal, "")), any(field in FIELDS[:3] for _, field in parts))

@@ -203,7 +203,7 @@ RICH = {
 MANY = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
-def accept_only_headers(file: bytes) -> None:
+def check_header_or_refusal(file: bytes) -> None:
     """Whatever the bytes: a header that decoding keeps, or one of the errors for it."""
     try:
         header = formats.probe(file)
@@ -220,7 +220,7 @@ def accept_only_headers(file: bytes) -> None:
 @MANY
 @given(st.sampled_from(ALL), st.integers(1, 60), st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_header_or_refused(form: str, start: int, rest: bytes) -> None:
-    accept_only_headers(FILES[form][:start] + rest)
+    check_header_or_refusal(FILES[form][:start] + rest)
 
 
 @MANY
@@ -231,7 +231,7 @@ def test_a_mutated_file_is_a_header_or_refused(form: str, rich: bool, data: st.D
     values = st.sampled_from([0, 1, 0x7F, 0x80, 0xFE, 0xFF])
     for place, value in data.draw(st.lists(st.tuples(places, values), min_size=1, max_size=4)):
         file[place] = value
-    accept_only_headers(bytes(file))
+    check_header_or_refusal(bytes(file))
 
 
 def test_no_memory_is_never_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,9 @@ from PIL import ImageCms
 from falconimg import formats
 from falconimg.budget import Budget
 from falconimg.errors import NotWritten
-from falconimg.job import Job
+from falconimg.job import IfExists, Job
 from falconimg.request import process as parsed
 from falconimg.settings import Settings
-from falconimg.stores import IfExists
 from falconimg.stores.memory import Memory
 from tests.conftest import Array, Result, Serve, Server, decoded, encoded, noise, quadrants
 
@@ -728,6 +727,16 @@ def queued(budget: Budget, count: int) -> bool:
     return len(budget._queue) == count
 
 
+def scarce(server: Server, monkeypatch: pytest.MonkeyPatch) -> Budget:
+    """The server's budget, of which just enough for one image (the largest, b) is left."""
+    budget = server.pipeline.budget
+    free: list[int] = []
+    Decoding(monkeypatch, before=lambda: free.append(budget.free))
+    server.process([image("b")])
+    budget.ask(free[0])
+    return budget
+
+
 def test_the_budget_is_lent_and_given_back() -> None:
     budget = Budget(100)
     large, _ = budget.ask(60), budget.ask(40)
@@ -794,11 +803,7 @@ def test_once_admitted_the_images_wait_for_memory_and_are_not_refused(
     filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = filled(pool=2, wait_seconds=0.02)
-    budget = server.pipeline.budget
-    free: list[int] = []
-    Decoding(monkeypatch, before=lambda: free.append(budget.free))
-    server.process([image("b")])
-    budget.ask(free[0])  # what is left is just enough for one of them
+    budget = scarce(server, monkeypatch)
     first = [True]
 
     def before() -> None:
@@ -808,19 +813,16 @@ def test_once_admitted_the_images_wait_for_memory_and_are_not_refused(
             time.sleep(0.1)  # five times as long as a request would wait
 
     Decoding(monkeypatch, before)
+    left = budget.free
     assert statuses(server.process([image("b"), image("a"), image("c")])) == ["done"] * 3
-    assert budget.free == budget.size - free[0]
+    assert budget.free == left
 
 
 def test_an_image_that_waits_for_memory_notices_that_the_server_stops(
     filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = filled(pool=2, graceful_seconds=0.01)
-    budget = server.pipeline.budget
-    free: list[int] = []
-    Decoding(monkeypatch, before=lambda: free.append(budget.free))
-    server.process([image("b")])
-    budget.ask(free[0])  # what is left is just enough for one of them
+    budget = scarce(server, monkeypatch)
 
     def before() -> None:
         until(partial(queued, budget, 1))
@@ -836,11 +838,7 @@ def test_a_file_that_changes_while_its_image_waits_for_memory_fails(
     filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = filled(pool=2)
-    budget = server.pipeline.budget
-    free: list[int] = []
-    Decoding(monkeypatch, before=lambda: free.append(budget.free))
-    server.process([image("b")])
-    budget.ask(free[0])
+    budget = scarce(server, monkeypatch)
     first = [True]
 
     def before() -> None:
@@ -959,7 +957,8 @@ def test_a_stream_that_nobody_reads_gives_its_memory_back(filled: Callable[..., 
     job = parsed({"images": [image("a")]}, server.pipeline.settings, server.pipeline.store)
     stream = server.pipeline.stream(job)
     del stream
-    until(lambda: server.pipeline.budget.free == server.pipeline.budget.size)
+    server.pipeline.pool.shutdown()  # which waits for what is with it
+    assert server.pipeline.budget.free == server.pipeline.budget.size
 
 
 def test_an_empty_job_has_an_empty_report(server: Server) -> None:

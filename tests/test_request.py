@@ -85,7 +85,7 @@ def test_what_is_not_utf_8_is_refused_with_its_position(body: bytes) -> None:
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
 def test_another_unicode_coding_and_a_byte_order_mark_are_refused(coding: str) -> None:
-    refused('{"images": []}'.encode(coding))
+    assert refused('{"images": []}'.encode(coding)).startswith("expected ")
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])

@@ -237,9 +237,11 @@ def test_strays_are_swept_at_the_start_and_when_a_worker_is_replaced(tmp_path: P
     first = stray(tmp_path, 1)
     with serving(tmp_path, workers="2") as server:
         server.wait_for(lambda: not first.exists())
+        assert len(server.workers()) == 2
         second = stray(tmp_path, 2)
         os.kill(server.workers()[0], signal.SIGKILL)
         server.wait_for(lambda: not second.exists())
+        assert len(server.workers()) == 3
 
 
 def test_a_killed_worker_is_replaced_and_what_it_left_is_swept(tmp_path: Path) -> None:

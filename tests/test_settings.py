@@ -12,6 +12,7 @@ import pytest
 
 from falconimg.app import create_app
 from falconimg.errors import SettingsProblem
+from falconimg.formats import FORMATS
 from falconimg.settings import Settings, codec_pixel_limit, rows
 from falconimg.stores import File
 from falconimg.stores.memory import Memory
@@ -68,6 +69,11 @@ def test_sizes_take_k_m_and_g(text: str, value: int) -> None:
 def test_every_field_has_its_variable_with_help() -> None:
     assert [name for name, _ in rows()] == [f"FALCONIMG_{field.name.upper()}" for field in fields(Settings)]
     assert all(row.help and row.allowed and row.default for _, row in rows())
+
+
+@pytest.mark.parametrize("name", ["jpeg", "webp", "avif"])
+def test_a_formats_quality_and_its_settings_default_are_one(name: str) -> None:
+    assert getattr(Settings(), f"{name}_quality") == FORMATS[name].quality
 
 
 def test_every_limit_of_the_design_has_its_variable() -> None:

@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconimg import errors
-from falconimg.stores import File, IfExists, Store, files, paths
+from falconimg.job import IfExists
+from falconimg.stores import File, Store, files, paths
 from falconimg.stores.files import Files
 from falconimg.stores.memory import Memory
 
@@ -234,7 +235,7 @@ def test_a_malformed_path_is_refused_everywhere(store: Store, path: str, why: st
     assert store.exists("a") is False
 
 
-def refused_as_outside(store: Store, path: str) -> None:
+def check_refused_as_outside(store: Store, path: str) -> None:
     """Every method refuses it, in the one sentence that says nothing else."""
     problems: list[errors.Problem] = []
     for check in (store.check_input, store.check_output):
@@ -257,7 +258,7 @@ def refused_as_outside(store: Store, path: str) -> None:
 
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_a_path_that_climbs_is_outside_everywhere(store: Store, path: str) -> None:
-    refused_as_outside(store, path)
+    check_refused_as_outside(store, path)
 
 
 def test_names_of_the_longest_allowed_length_work(store: Store) -> None:
@@ -338,7 +339,7 @@ def test_an_absolute_path_inside_is_taken_by_either_name_of_the_root(root: Path)
 def test_an_absolute_path_elsewhere_is_outside(disk: Files, root: Path, path: str) -> None:
     (root.parent / "data-private").mkdir()
     (root.parent / "data-private" / "a").write_bytes(SECRET)
-    refused_as_outside(disk, path.format(root))
+    check_refused_as_outside(disk, path.format(root))
 
 
 def test_the_root_itself_is_no_file(disk: Files, root: Path) -> None:
@@ -443,7 +444,7 @@ def test_a_directory_that_is_a_symbolic_link_is_outside(disk: Files, root: Path,
     (root / "real" / "secret").write_bytes(b"inside")
     (root / "link").symlink_to(target.format(root))
     for path in ("link/secret", "link/missing", "link/new/a"):
-        refused_as_outside(disk, path)
+        check_refused_as_outside(disk, path)
     assert (root.parent / "outside" / "secret").read_bytes() == SECRET
     assert os.listdir(root.parent / "outside") == ["secret"]  # noqa: PTH208
 
@@ -452,7 +453,7 @@ def test_a_link_further_down_is_outside_too(disk: Files, root: Path) -> None:
     (root / "a" / "b").mkdir(parents=True)
     (root / "a" / "b" / "link").symlink_to(root.parent / "outside")
     for path in ("a/b/link/secret", "a/b/link/x/y/z"):
-        refused_as_outside(disk, path)
+        check_refused_as_outside(disk, path)
 
 
 @pytest.mark.parametrize("target", ["../outside/secret", "inside", "nowhere", "link", "/dev/zero"])

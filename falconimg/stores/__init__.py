@@ -8,9 +8,9 @@ store is one module here and one row in that test.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-IfExists = Literal["overwrite", "skip", "error"]
+from falconimg.job import IfExists
 
 
 class File(NamedTuple):

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from falconimg import errors
-from falconimg.stores import File, IfExists
+from falconimg.job import IfExists
+from falconimg.stores import File
 from falconimg.stores.paths import canonical, in_turn, outside, relative, shown
 
 FOREIGN_SECONDS = 24 * 3600

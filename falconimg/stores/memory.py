@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from falconimg.errors import Exists, Missing, NotWritten, TooLarge, Unreadable
-from falconimg.stores import File, IfExists
+from falconimg.job import IfExists
+from falconimg.stores import File
 from falconimg.stores.paths import canonical, in_turn, relative, shown
 
 
