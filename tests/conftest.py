@@ -103,6 +103,17 @@ class Serve:
         return server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`: as often and as long as docs/safety.md's figures say, instead of the quick form."""
+    parser.addoption("--long", action="store_true", help="runs of safety in full length")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the runs are to have their full length."""
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """A function that makes servers."""
