@@ -10,13 +10,21 @@ from concurrent.futures import Future
 class Grant(Future[None]):
     """So many bytes of a budget: done as soon as they are granted."""
 
-    def __init__(self, amount: int) -> None:
+    def __init__(self, budget: Budget, amount: int) -> None:
         super().__init__()
-        self.amount = amount
+        self.budget, self.amount = budget, amount
+
+    def give_up(self) -> None:
+        """Cancel it if it is still waited for; what was granted stays."""
+        self.budget.give_up(self)
+
+    def give_back(self) -> None:
+        """Neither wait for it nor hold it any longer; doing so again changes nothing."""
+        self.budget.give_back(self)
 
 
 class Budget:
-    """So many bytes, asked for by `ask` and given back by `release`.
+    """So many bytes, asked for by `ask` and given back by their grant.
 
     A large request is not overtaken by small ones that came later, so that
     neither starves the other. Nobody waits in here: a Grant is a future, so
@@ -28,35 +36,39 @@ class Budget:
         self.free = size
         self._lock = threading.Lock()
         self._queue: deque[Grant] = deque()
+        self._held: set[Grant] = set()
 
     def ask(self, amount: int) -> Grant:
         """A grant of `amount` (at most `size`) bytes, once all who came earlier have theirs and they are free."""
         if amount > self.size:
             raise ValueError(f"{amount} bytes of a budget of {self.size}")
-        grant = Grant(amount)
+        grant = Grant(self, amount)
         with self._lock:
             self._queue.append(grant)
             self._serve()
         return grant
 
-    def give_up(self, grant: Grant) -> bool:
-        """Cancel a grant that is still waited for; False if it was granted by then."""
+    def give_up(self, grant: Grant) -> None:
+        """See Grant."""
         with self._lock:
-            if not grant.cancel():
-                return False
-            self._queue.remove(grant)
-            grant.set_running_or_notify_cancel()  # it is this that wakes who waits for the future
-            self._serve()
-            return True
+            if not grant.done():
+                grant.cancel()
+                self._queue.remove(grant)
+                grant.set_running_or_notify_cancel()  # it is this that wakes who waits for the future
+                self._serve()
 
-    def release(self, grant: Grant) -> None:
-        """Give back what was granted; once for each grant."""
+    def give_back(self, grant: Grant) -> None:
+        """See Grant."""
+        self.give_up(grant)
         with self._lock:
-            self.free += grant.amount
-            self._serve()
+            if grant in self._held:
+                self._held.remove(grant)
+                self.free += grant.amount
+                self._serve()
 
     def _serve(self) -> None:
         while self._queue and self._queue[0].amount <= self.free:
             grant = self._queue.popleft()
+            self._held.add(grant)
             self.free -= grant.amount
             grant.set_result(None)

@@ -20,6 +20,7 @@
     │   ├── Unsupported           415  not a picture, or of a kind we do not read
     │   ├── BadName               422  a result's name is no path we take
     │   ├── Damaged               422  truncated or corrupt
+    │   ├── Mismatch              422  not of the SHA-256 that the request names
     │   ├── Impossible            422  an operation that this picture does not allow
     │   ├── Unencodable           422  the format cannot hold this picture
     │   ├── Stopping              503  the server was told to stop before its turn
@@ -139,6 +140,10 @@ class BadName(ImageProblem):
 
 class Damaged(ImageProblem):
     status, type, title = 422, "/problems/damaged", "The image is damaged"
+
+
+class Mismatch(ImageProblem):
+    status, type, title = 422, "/problems/sha256", "The image is not the one that was meant"
 
 
 class Impossible(ImageProblem):

@@ -50,7 +50,11 @@ class Rendition:
 
 @dataclass(frozen=True)
 class Image:
-    """One input and everything that is made of it; `key` is the store's canonical name of the input."""
+    """One input and everything that is made of it.
+
+    `key` is the store's canonical name of the input; `sha256`, if not empty, are the hexadecimal digits, in lower
+    case, that its bytes are to have.
+    """
 
     index: int
     input: str
@@ -58,6 +62,7 @@ class Image:
     renditions: tuple[Rendition, ...]
     pointer: str
     notes: tuple[Note, ...] = ()
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

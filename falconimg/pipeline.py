@@ -1,16 +1,20 @@
 """Job -> Report: the whole route of a batch, readable from top to bottom.
 
-For each image: read -> probe -> plan -> claim the names -> wait for memory ->
-decode -> walk the plan, encoding each leaf -> publish. Images run side by side
-on a pool of threads; one that fails, fails alone.
+For each image: wait for memory for its file -> read -> probe -> plan -> claim the
+names -> wait for memory for its pixels -> decode -> walk the plan, encoding each
+leaf -> publish. Up to the plan it is the request's own thread that works, one
+image after the other; the pixels of several images are made side by side on the
+process's threads. An image that fails, fails alone.
 """
 
 from __future__ import annotations
 
 import contextvars
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
@@ -21,6 +25,7 @@ from falconimg._core import Leaf, Plan, PlanError, Shape
 from falconimg.budget import Budget, Grant
 from falconimg.errors import (
     BadName,
+    BodyTooLarge,
     Busy,
     Conflict,
     Damaged,
@@ -29,6 +34,7 @@ from falconimg.errors import (
     ImageProblem,
     Impossible,
     InvalidRequest,
+    Mismatch,
     OutOfMemory,
     OutsideRoot,
     Problem,
@@ -41,11 +47,16 @@ from falconimg.job import Fault, Image, Job, Note, Outcome, Output, Report, Step
 from falconimg.settings import Settings
 from falconimg.stores import File, Store
 from falconimg.stores.paths import shown
+from falconimg.threads import Threads
 
 Stages = Generator[Future[None], None, None]
 
 STOPPING = "the server was told to stop before this image's turn"
 FILE_SIZE = 1.05  # bytes of a file at most, for each byte of its pixels: noise does not get smaller
+DOCUMENTS = 8  # the part of the budget that is for requests' documents is one of so many
+DOCUMENT_COST = 40  # bytes that a document's values and the job take at most, for each byte of its text
+SMALL_DOCUMENT = 65536  # bytes of a document up to which that is not worth counting
+HANGING_SECONDS = 2.0  # beyond its time, after which a step is taken for one that does not return
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,14 @@ class Work:
     peak: int  # bytes that it will take at most; 0 if nothing is to be made
 
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
     """One image on its way: what is known of it so far."""
 
     image: Image
     work: Work | None = None
-    grant: Grant | None = None  # what it holds of the budget, or waits for
+    admitted: bool = False  # it has the memory for its pixels, or needs none
+    deadline: float = float("inf")  # of the step that runs; monotonic
     notes: dict[Note, None] = field(default_factory=dict)  # in order, each once
     outputs: tuple[Output, ...] = ()
     error: Problem | None = None
@@ -75,12 +87,14 @@ class Turn:
         """Say these sentences of that place, each once."""
         self.notes.update(dict.fromkeys(Note(pointer, detail) for detail in details))
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a step of it runs on beyond all its time."""
+        return monotonic() > self.deadline + HANGING_SECONDS
+
 
 class Names:
-    """The results' names that the images of one job have claimed, in the images' order.
-
-    So it never depends on chance which of two images gets a name: the earlier one does.
-    """
+    """The results' names that the images of one job have claimed, each in its turn."""
 
     def __init__(self, job: Job, store: Store) -> None:
         self._store = store
@@ -88,43 +102,29 @@ class Names:
         for image in job.images:
             self._inputs.setdefault(image.key, set()).add(image.index)
         self._owners: dict[str, int] = {}
-        self._next = 0
-        self._passed: set[int] = set()
-        self._changed = threading.Condition()
 
     def claim(self, index: int, paths: Iterable[str]) -> None:
-        """Wait for the earlier images' claims, then claim these paths.
+        """These paths are that image's.
 
         Raises:
             Conflict: another image has one of them, or it is another image's input, or it comes twice
             BadName, OutsideRoot: one is no path that the store takes
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._next >= index)
-            claimed: dict[str, str] = {}
-            for path in paths:
-                try:
-                    key = self._store.check_output(path)
-                except Forbidden as problem:
-                    raise OutsideRoot(problem.detail) from None
-                except InvalidRequest as problem:
-                    raise BadName(problem.detail) from None
-                if key in claimed or key in self._owners:
-                    whose = "this image" if key in claimed else f"image {self._owners[key]}"
-                    raise Conflict(f"{shown(path)}: expected a path of its own, came that of a result of {whose}")
-                if self._inputs.get(key, set()) - {index}:
-                    raise Conflict(f"{shown(path)}: expected a path that is no other image's input, came one")
-                claimed[key] = path
-            self._owners.update(dict.fromkeys(claimed, index))
-
-    def passed(self, index: int) -> None:
-        """This image claims nothing more: the next one may."""
-        with self._changed:
-            self._passed.add(index)
-            while self._next in self._passed:
-                self._passed.remove(self._next)
-                self._next += 1
-            self._changed.notify_all()
+        claimed: set[str] = set()
+        for path in paths:
+            try:
+                key = self._store.check_output(path)
+            except Forbidden as problem:
+                raise OutsideRoot(problem.detail) from None
+            except InvalidRequest as problem:
+                raise BadName(problem.detail) from None
+            if key in claimed or key in self._owners:
+                whose = "this image" if key in claimed else f"image {self._owners[key]}"
+                raise Conflict(f"{shown(path)}: expected a path of its own, came that of a result of {whose}")
+            if self._inputs.get(key, set()) - {index}:
+                raise Conflict(f"{shown(path)}: expected a path that is no other image's input, came one")
+            claimed.add(key)
+        self._owners.update(dict.fromkeys(claimed, index))
 
 
 class Begun:
@@ -146,18 +146,30 @@ class Begun:
         """Bring those images further whose stage is done, or none within the time."""
         for future in wait(self.waits, seconds, FIRST_COMPLETED).done:
             if not isinstance(future, Grant):
-                future.result()  # what is unforeseen even for `_guarded` is not swallowed
+                future.result()  # what is unforeseen even for `_failing` is not swallowed
             self.go_on(*self.waits.pop(future))
 
     def grants(self) -> list[Grant]:
         """What is asked of the budget."""
         return [future for future in self.waits if isinstance(future, Grant)]
 
+    def hanging(self) -> list[tuple[Future[None], Turn]]:
+        """The images whose step runs on beyond all its time."""
+        return [(future, turn) for future, (turn, _) in self.waits.items() if turn.hangs]
+
+    def let_go(self, future: Future[None]) -> None:
+        """An image ends here, whatever becomes of its stage."""
+        turn, stages = self.waits.pop(future)
+        stages.close()
+        self.ended.append(turn)
+
     def close(self) -> None:
         """Let the stages that run end, and begin no other."""
         for _, stages in self.waits.values():
             stages.close()
-        wait([future for future in self.waits if not isinstance(future, Grant)])
+        running = [future for future in self.waits if not isinstance(future, Grant) and not future.cancel()]
+        while wait(running, 1).not_done and not any(turn.hangs for turn, _ in self.waits.values()):
+            pass
 
 
 class Pipeline:
@@ -166,12 +178,12 @@ class Pipeline:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
-        self.budget = Budget(settings.budget)
-        self.pool = ThreadPoolExecutor(settings.pool, "image")
+        self.documents = Budget(settings.budget // DOCUMENTS)
+        self.budget = Budget(settings.budget - self.documents.size)
+        self.threads = Threads(settings.pool)
         self.stop_at = float("inf")
-        self._planning = threading.Semaphore(
-            settings.pool
-        )  # first images whose files are read before they are admitted
+        self.peers_hang: Callable[[], bool] = lambda: False  # whether another worker waits for its replacement
+        self._steps: set[Turn] = set()  # the images of which a step runs now
 
     def stop(self) -> None:
         """Begin no more images once the graceful time is over; safe to call from a signal's handler."""
@@ -182,6 +194,35 @@ class Pipeline:
         """Whether `stop` was called."""
         return self.stop_at != float("inf")
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a step of an image runs on beyond all its time: this process should be replaced."""
+        return any(turn.hangs for turn in self._steps.copy())
+
+    def faults(self) -> list[str]:
+        """What keeps this process from taking requests, a sentence each; for readiness."""
+        if self.stopping:
+            return ["the server is stopping"]
+        hanging = ["a step of an image does not return"] if self.hangs or self.peers_hang() else []
+        return [*hanging, *self.store.faults()]
+
+    def document(self, size: int) -> Grant:
+        """Memory for a request's document of `size` bytes and for the job that it describes.
+
+        Raises:
+            BodyTooLarge: more than there is at all
+            Busy: there was none in time
+        """
+        need = DOCUMENT_COST * size if size > SMALL_DOCUMENT else 0
+        if need > self.documents.size:
+            most = self.documents.size // DOCUMENT_COST
+            raise BodyTooLarge(f"expected at most {most} bytes for this FALCONIMG_MEMORY, came {size}")
+        grant = self.documents.ask(need)
+        if not wait([grant], self.settings.wait_seconds).done:
+            grant.give_back()
+            raise self._busy()
+        return grant
+
     def run(self, job: Job) -> Report:
         """Everything that the job asks for.
 
@@ -189,7 +230,8 @@ class Pipeline:
             Busy: there was no memory for its first image in time; nothing was done
         """
         begun = monotonic()
-        return report(self.stream(job), begun)
+        outcomes = sorted(self.stream(job), key=lambda outcome: outcome.index)
+        return report(tuple(outcomes), Counter(outcome.status for outcome in outcomes), begun)
 
     def stream(self, job: Job) -> Iterator[Outcome]:
         """The images' outcomes, as they finish. Closing the iterator begins no further image.
@@ -200,23 +242,22 @@ class Pipeline:
         names = Names(job, self.store)
         begun = Begun()
         if job.images:
-            turn = Turn(job.images[0])
-            with self._planning:
-                self._prepare(turn, job, names)
-                self._ask(turn, job)
-            if (
-                turn.grant
-                and not wait([turn.grant], self.settings.wait_seconds).done
-                and self.budget.give_up(turn.grant)
-            ):
-                seconds = f"{self.settings.wait_seconds:g} seconds (FALCONIMG_WAIT_SECONDS)"
-                raise Busy(f"expected memory to come free within {seconds}, came none")
-            # here and not when the outcomes are asked for: what was granted is surely given back
-            begun.go_on(turn, self._stages(turn, job, names))
+            # here and not when the outcomes are asked for: so that it can still be refused
+            first = Turn(job.images[0])
+            end = monotonic() + self.settings.wait_seconds
+            begun.go_on(first, self._stages(first, job, names))
+            while not (first.admitted or begun.ended):
+                if monotonic() > end:
+                    begun.close()
+                    raise self._busy()
+                self._wait(begun, end - monotonic())
         return self._outcomes(job, names, begun)
 
+    def _busy(self) -> Busy:
+        seconds = f"{self.settings.wait_seconds:g} seconds (FALCONIMG_WAIT_SECONDS)"
+        return Busy(f"expected memory to come free within {seconds}, came none")
+
     def _outcomes(self, job: Job, names: Names, begun: Begun) -> Iterator[Outcome]:
-        # Only so many of a request are on their way at a time, so that the requests' images take turns.
         waiting = iter(job.images[1:])
         failed = False
         try:
@@ -225,71 +266,80 @@ class Pipeline:
                     outcome = self._outcome(begun.ended.pop(0), job)
                     failed = failed or outcome.status == "failed"
                     yield outcome
-                while len(begun.waits) < self.settings.pool and (image := next(waiting, None)):
-                    if failed and job.stop_on_error:
-                        yield _not_begun(image)
-                    else:
-                        turn = Turn(image)
-                        begun.go_on(turn, self._stages(turn, job, names))
-                if not begun.waits:
+                image = next(waiting, None) if self._room(begun) else None
+                if image and failed and job.stop_on_error:
+                    yield _not_begun(image)
+                elif image:
+                    turn = Turn(image)
+                    begun.go_on(turn, self._stages(turn, job, names))
+                elif begun.waits:
+                    self._wait(begun, 1)
+                else:
                     return
-                begun.wait(1)
-                if monotonic() > self.stop_at:
-                    for grant in begun.grants():
-                        self.budget.give_up(grant)
         finally:
             begun.close()
 
-    def _stages(self, turn: Turn, job: Job, names: Names) -> Stages:
-        """What an image waits for, one after the other: its plan, its memory, its pixels.
+    def _room(self, begun: Begun) -> bool:
+        """Whether another image of the request may begin.
 
-        Only those who have their memory are with the pool for their pixels: were they to wait for it there,
+        Only so many are on their way at a time, so that the requests' images take turns: those that are made and one
+        that is ready for its turn; and only one of them is not yet planned, so that names are claimed in order.
+        """
+        return len(begun.waits) <= self.settings.pool and all(turn.work for turn, _ in begun.waits.values())
+
+    def _wait(self, begun: Begun, seconds: float) -> None:
+        """Go on as far as possible within the time, or a second."""
+        begun.wait(min(seconds, 1))
+        for future, turn in begun.hanging():
+            turn.error = TimedOut(f"{self._time()}, and a step of it does not return")
+            log.logger.error("image_hangs", input=turn.image.input)
+            self.threads.replace(future)
+            begun.let_go(future)
+        if monotonic() > self.stop_at:
+            for grant in begun.grants():
+                grant.give_up()
+
+    def _stages(self, turn: Turn, job: Job, names: Names) -> Stages:
+        """What an image waits for, one after the other: memory for its file, memory for its pixels, the pixels.
+
+        Only those who have their memory are with the threads: were they to wait for it there,
         the ones that hold it could be behind them.
         """
-        if not turn.work and not turn.error:
-            yield self._submit(self._prepare, turn, job, names)
-            self._ask(turn, job)
-        if turn.work and turn.grant:
-            if not turn.grant.done():
+        with self._failing(turn):
+            grant = self.budget.ask(self._file_size(turn))
+            try:
+                yield from _granted(grant)
+                turn.work = work = self._planned(turn, job, names)
+            finally:
+                grant.give_back()
+            turn.admitted = not work.peak
+            if work.peak:
+                grant = self.budget.ask(work.peak)
                 try:
-                    yield turn.grant
-                except GeneratorExit:
-                    if not self.budget.give_up(turn.grant):
-                        self.budget.release(turn.grant)
+                    if not grant.done():  # the file is not kept while memory is waited for
+                        turn.work = work = replace(work, data=b"")
+                        yield from _granted(grant)
+                except BaseException:
+                    grant.give_back()
                     raise
-            if turn.grant.cancelled():
-                turn.error = Stopping(STOPPING)
-            else:
-                yield self._submit(self._make, turn, turn.work, turn.grant, job)
-
-    def _submit(self, step: Callable[..., None], *arguments: Any) -> Future[None]:
-        return self.pool.submit(contextvars.copy_context().run, step, *arguments)
-
-    def _prepare(self, turn: Turn, job: Job, names: Names) -> None:
-        """All that the header tells; whatever it is, the next image may claim its names then."""
-        try:
-            self._guarded(turn, partial(self._plan, turn, job, names))
-        finally:
-            names.passed(turn.image.index)
-
-    def _ask(self, turn: Turn, job: Job) -> None:
-        """Ask for the memory that the plan needs; the file is not kept while it is waited for."""
-        if turn.work and turn.work.peak and not job.dry_run:
-            turn.grant = self.budget.ask(turn.work.peak)
-            if not turn.grant.done():
-                turn.work = replace(turn.work, data=b"")
+                turn.admitted = True
+                step = partial(self._make, turn, work, grant, job)
+                del work
+                yield self.threads.submit(partial(contextvars.copy_context().run, step))
 
     def _make(self, turn: Turn, work: Work, grant: Grant, job: Job) -> None:
         """The image's pixels, in the memory that was granted."""
         try:
-            self._guarded(turn, partial(self._results, turn, work, job))
+            with self._failing(turn), self._timed(turn):
+                self._results(turn, work, job)
         finally:
-            self.budget.release(grant)
+            grant.give_back()
 
-    def _guarded(self, turn: Turn, step: Any) -> None:
-        """Do it; what goes wrong is this image's error."""
+    @contextmanager
+    def _failing(self, turn: Turn) -> Iterator[None]:
+        """What goes wrong within is this image's error."""
         try:
-            step()
+            yield
         except ImageProblem as problem:
             turn.error = problem
         except MemoryError:
@@ -298,37 +348,70 @@ class Pipeline:
             log.logger.exception("image_unforeseen", input=turn.image.input)
             turn.error = Problem("unforeseen; the server's log has it under this request's id")
 
-    def _plan(self, turn: Turn, job: Job, names: Names) -> None:
+    @contextmanager
+    def _timed(self, turn: Turn) -> Iterator[None]:
+        """A step of an image, with its deadline."""
+        turn.deadline = monotonic() + self.settings.image_seconds
+        self._steps.add(turn)
+        try:
+            yield
+        finally:
+            self._steps.discard(turn)
+            turn.deadline = float("inf")
+
+    def _time(self) -> str:
+        return f"expected at most {self.settings.image_seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)"
+
+    def _file_size(self, turn: Turn) -> int:
+        with self._timed(turn):
+            size = self.store.size(turn.image.input, self.settings.max_file)
+        self._affordable(size)
+        return size
+
+    def _affordable(self, size: int) -> None:
+        if size > self.budget.size:
+            raise TooLarge(f"expected at most {self.budget.size} bytes of work (FALCONIMG_MEMORY), came {size}")
+
+    def _read(self, image: Image) -> bytes:
+        """The image's file, if it is the one that was meant."""
+        data = self.store.read(image.input, self.settings.max_file)
+        if image.sha256 and (digest := hashlib.sha256(data).hexdigest()) != image.sha256:
+            raise Mismatch(f"expected the SHA-256 {image.sha256}, came {digest}")
+        return data
+
+    def _planned(self, turn: Turn, job: Job, names: Names) -> Work:
         """Everything that needs the header alone: read, probe, plan, claim."""
         if monotonic() > self.stop_at:
             raise Stopping(STOPPING)
         image, settings = turn.image, self.settings
         turn.notes.update(dict.fromkeys(image.notes))
-        data = self.store.read(image.input, settings.max_file)
-        header = formats.probe(data)
-        width, height = header.size
-        _bounded("side", max(width, height), settings)
-        _bounded("pixels", width * height, settings)
-        turn.note(f"{image.pointer}/input", formats.notes(header))
-        try:
-            plan = Plan(
-                Shape(height, width, header.channels, header.depth // 8),
-                [rendition.steps for rendition in image.renditions],
-                partial(_effect, turn=turn, job=job),
-                [rendition.output for rendition in image.renditions],
-                max_outputs=settings.max_outputs,
-                max_pixels=settings.max_pixels,
-                max_side=settings.max_side,
-                max_total=settings.max_output_pixels,
-            )
-        except PlanError as error:
-            raise _beyond(error.kind, error.value, settings) from None
-        names.claim(image.index, (leaf.path for leaf in plan.leaves))
-        left = self._existing(turn, plan, job)
-        peak = _peak(plan, image, data, header) if len(left) < len(plan.leaves) else 0
-        if peak > self.budget.size:
-            raise TooLarge(f"expected at most {self.budget.size} bytes of work (FALCONIMG_MEMORY), came {peak}")
-        turn.work = Work(data, header, plan, left, peak)
+        with self._timed(turn):
+            data = self._read(image)
+            header = formats.probe(data)
+            width, height = header.size
+            _bounded("side", max(width, height), settings)
+            _bounded("pixels", width * height, settings)
+            turn.note(f"{image.pointer}/input", formats.notes(header))
+            try:
+                plan = Plan(
+                    Shape(height, width, header.channels, header.depth // 8),
+                    [rendition.steps for rendition in image.renditions],
+                    partial(_effect, turn=turn, job=job),
+                    [rendition.output for rendition in image.renditions],
+                    max_outputs=settings.max_outputs,
+                    max_pixels=settings.max_pixels,
+                    max_side=settings.max_side,
+                    max_total=settings.max_output_pixels,
+                )
+            except PlanError as error:
+                raise _beyond(error.kind, error.value, settings) from None
+            names.claim(image.index, (leaf.path for leaf in plan.leaves))
+            left = self._existing(turn, plan, job)
+            if job.dry_run or len(left) == len(plan.leaves):
+                return Work(b"", header, plan, left, 0)
+            peak = _peak(plan, image, data, header)
+            self._affordable(peak)
+            return Work(data, header, plan, left, peak)
 
     def _existing(self, turn: Turn, plan: Plan, job: Job) -> frozenset[str]:
         """The results that are there already, where the job minds."""
@@ -343,14 +426,13 @@ class Pipeline:
     def _results(self, turn: Turn, work: Work, job: Job) -> None:
         """Decode, walk, encode, publish."""
         image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
-        deadline = monotonic() + self.settings.image_seconds
         data = work.data or self._read_again(image, work)
         files: list[File] = []
         outputs: list[Output] = []
 
         def tick() -> None:
-            if monotonic() > deadline:
-                raise TimedOut(f"expected at most {self.settings.image_seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)")
+            if monotonic() > turn.deadline:
+                raise TimedOut(self._time())
 
         def emit(leaf: Leaf, array: Any) -> None:
             if leaf.path in work.left:
@@ -376,7 +458,7 @@ class Pipeline:
         turn.note(image.pointer, (_left(path) for path in left))
 
     def _read_again(self, image: Image, work: Work) -> bytes:
-        data = self.store.read(image.input, self.settings.max_file)
+        data = self._read(image)
         if formats.probe(data) != work.header:
             raise Damaged("expected the file as it was planned, came another: it changed meanwhile")
         return data
@@ -398,14 +480,25 @@ class Pipeline:
         return outcome if turn.outputs else replace(outcome, status="skipped")
 
 
-def report(outcomes: Iterable[Outcome], begun: float) -> Report:
-    """The whole of what happened, the images in the request's order; `begun` is monotonic time."""
-    images = tuple(sorted(outcomes, key=lambda outcome: outcome.index))
-    count = {verdict: sum(outcome.status == verdict for outcome in images) for verdict in ("done", "failed", "skipped")}
-    status: Literal["done", "partial", "failed"] = "partial" if count["failed"] else "done"
-    if images and count["failed"] == len(images):
+def report(images: tuple[Outcome, ...], counts: Mapping[str, int], begun: float) -> Report:
+    """The whole of what happened; `counts` are the outcomes' statuses, `begun` is monotonic time."""
+    done, failed, skipped = (counts.get(verdict, 0) for verdict in ("done", "failed", "skipped"))
+    status: Literal["done", "partial", "failed"] = "partial" if failed else "done"
+    if failed and not done + skipped:
         status = "failed"
-    return Report(status, **count, ms=round(1000 * (monotonic() - begun), 1), images=images)
+    return Report(status, done, failed, skipped, round(1000 * (monotonic() - begun), 1), images)
+
+
+def _granted(grant: Grant) -> Stages:
+    """Wait for it.
+
+    Raises:
+        Stopping: it was given up
+    """
+    if not grant.done():
+        yield grant
+    if grant.cancelled():
+        raise Stopping(STOPPING)
 
 
 def _effect(step: Step, shape: Shape, turn: Turn, job: Job) -> Any:

@@ -34,6 +34,14 @@ FIELDS = ("index", "row", "col", "width", "height")
 CANVAS = Shape(4096, 4096)
 
 PATH: Schema = {"type": "string", "minLength": 1, "maxLength": 4096}
+SHA256: Schema = {
+    "type": "string",
+    "pattern": "^[0-9a-fA-F]{64}$",
+    "minLength": 64,
+    "maxLength": 64,  # by which a line's end after the digits, which `$` lets pass, is refused
+    "x-expected": "64 hexadecimal digits",
+    "description": "The input's SHA-256: a file with another one fails. The only full check of a format without one.",
+}
 OUTPUT: Schema = {**PATH, "description": "A path, or a template with {stem}, {ext}, {dir}, {index}, {row}, {col}, "
                   "{width} and {height}; its extension names the format."}  # fmt: skip
 RESULT: dict[str, Schema] = {
@@ -160,6 +168,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             "description": "One input. Its own `operations` replace the request's; a rendition's follow the image's.",
             "properties": {
                 "input": PATH,
+                "sha256": SHA256,
                 **rendition,
                 "renditions": {
                     "type": "array",
@@ -321,7 +330,8 @@ class _Reader:
                 own, said = self.steps(branch, pointer)
                 notes += said
                 renditions.append(self.rendition(branch, value, pointer, name, steps + own))
-        return Image(index, value["input"], key, tuple(r for r in renditions if r), at, notes)
+        sha256 = "" if self.original else value.get("sha256", "").lower()
+        return Image(index, value["input"], key, tuple(r for r in renditions if r), at, notes, sha256)
 
     def rendition(
         self, value: dict[str, Any], image: dict[str, Any], at: str, input_: str, steps: tuple[Step, ...]

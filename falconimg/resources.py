@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from importlib import resources
@@ -33,6 +35,21 @@ class Resource:
     def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
         self.settings, self.pipeline = settings, pipeline
 
+    def job(
+        self, req: falcon.Request, reader: Callable[[Any, Settings, Store, int], Job], held: ExitStack
+    ) -> tuple[bytes, Job]:
+        """The body and the job that it describes; `held` gets what is to be given back once the job is done with."""
+        # one without a type is refused as well: a page of elsewhere could send it unasked
+        media_type = req.content_type or ""
+        if not _is_json(media_type):
+            raise WrongMediaType(f"expected {JSON}, came {media_type[:100]!a}")
+        coding = req.get_header("Content-Encoding") or "identity"
+        if coding.lower() != "identity":
+            raise WrongMediaType(f"expected no Content-Encoding, came {coding[:100]!a}")
+        body = _body(req, self.settings.max_body)
+        held.callback(self.pipeline.document(len(body)).give_back)
+        return body, reader(request.document(body, self.settings), self.settings, self.pipeline.store, len(body))
+
 
 class Process(Resource):
     """POST /v1/process: a batch, and its report."""
@@ -40,23 +57,35 @@ class Process(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the report, or with a line for each image as it finishes."""
         begun = monotonic()
-        _, job = _job(req, self.settings, self.pipeline.store, request.process)
-        outcomes = self.pipeline.stream(job)
-        if req.client_prefers((JSON, NDJSON)) == NDJSON:
-            resp.content_type = NDJSON
-            resp.stream = self._lines(outcomes, begun)
-            return
-        whole = report(outcomes, begun)
+        with ExitStack() as held:
+            _, job = self.job(req, request.process, held)
+            if req.client_prefers((JSON, NDJSON)) == NDJSON:
+                resp.content_type = NDJSON
+                lines = self._lines(self.pipeline.stream(job), begun)
+                held.callback(lines.close)
+                resp.stream = Closing(lines, held.pop_all().close)
+                return
+            whole = self.pipeline.run(job)
         resp.status = STATUSES[whole.status]
         resp.content_type = JSON
         resp.data = _line({**_totals(whole), "images": [_outcome(image) for image in whole.images]})
 
-    def _lines(self, outcomes: Iterator[Outcome], begun: float) -> Iterator[bytes]:
-        finished = []
+    def _lines(self, outcomes: Iterator[Outcome], begun: float) -> Generator[bytes, None, None]:
+        counts: Counter[str] = Counter()
         for outcome in outcomes:
-            finished.append(outcome)
+            counts[outcome.status] += 1
             yield _line({"index": outcome.index, **_outcome(outcome)})
-        yield _line(_totals(report(finished, begun)))
+        yield _line(_totals(report((), counts, begun)))
+
+
+class Closing(Iterator[bytes]):
+    """An answer's lines, and what is to be done when it ends, even if not one was asked for."""
+
+    def __init__(self, lines: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._lines, self.close = lines, close
+
+    def __next__(self) -> bytes:
+        return next(self._lines)
 
 
 class Items(Resource):
@@ -64,13 +93,15 @@ class Items(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Process the batch; what failed is in the log and counted in a header."""
-        body, job = _job(req, self.settings, self.pipeline.store, request.items)
-        whole = self.pipeline.run(job)
-        for image in whole.images:
-            for note in image.notes:
-                logger.info("note", input=image.input, pointer=note.pointer, detail=note.detail)
-        if whole.failed:
-            resp.set_header("Falconimg-Failed", str(whole.failed))
+        failed = 0
+        with ExitStack() as held:
+            body, job = self.job(req, request.items, held)
+            for image in self.pipeline.stream(job):
+                failed += image.status == "failed"
+                for note in image.notes:
+                    logger.info("note", input=image.input, pointer=note.pointer, detail=note.detail)
+        if failed:
+            resp.set_header("Falconimg-Failed", str(failed))
         resp.content_type = JSON
         resp.data = body
 
@@ -156,7 +187,7 @@ class Ready(Resource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200, or 503 with what is wrong."""
-        wrong = ["the server is stopping"] if self.pipeline.stopping else self.pipeline.store.faults()
+        wrong = self.pipeline.faults()
         if wrong:
             resp.status = falcon.HTTP_503
         resp.media = {
@@ -167,21 +198,6 @@ class Ready(Resource):
         }
 
     on_head = on_get
-
-
-def _job(
-    req: falcon.Request, settings: Settings, store: Store, reader: Callable[[Any, Settings, Store, int], Job]
-) -> tuple[bytes, Job]:
-    """The body, and the job that it describes."""
-    # one without a type is refused as well: a page of elsewhere could send it unasked
-    media_type = req.content_type or ""
-    if not _is_json(media_type):
-        raise WrongMediaType(f"expected {JSON}, came {media_type[:100]!a}")
-    coding = req.get_header("Content-Encoding") or "identity"
-    if coding.lower() != "identity":
-        raise WrongMediaType(f"expected no Content-Encoding, came {coding[:100]!a}")
-    body = _body(req, settings.max_body)
-    return body, reader(request.document(body, settings), settings, store, len(body))
 
 
 def _is_json(media_type: str) -> bool:

@@ -122,7 +122,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     maker = Serve(root)
     yield maker
     for server in maker.servers:
-        server.pipeline.pool.shutdown()
+        server.pipeline.threads.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageCms
 
-from falconimg import formats
+from falconimg import formats, pipeline
 from falconimg.budget import Budget
 from falconimg.errors import NotWritten
 from falconimg.job import IfExists, Job
@@ -555,18 +556,12 @@ def test_a_crop_beyond_the_edge_is_noted_where_it_was_asked_for(filled: Callable
 # Names that only the picture tells
 
 
-class Racing(Memory):
-    """Reads in/1.png only when in/2.png and in/3.png have been read."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(files)
-        self.others = [threading.Event(), threading.Event()]
+class Slow(Memory):
+    """Reads in/1.png so slowly that the later ones would be ready before it."""
 
     def read(self, path: str, limit: int) -> bytes:
         if path == "in/1.png":
-            assert all(event.wait(SECONDS) for event in self.others)
-        if path in ("in/2.png", "in/3.png"):
-            self.others[int(path[3]) - 2].set()
+            time.sleep(0.02)
         return super().read(path, limit)
 
 
@@ -575,7 +570,7 @@ def test_of_two_images_with_one_name_the_later_one_fails_every_time(serve: Serve
     files = {f"in/{n}.png": encoded(array) for n, array in enumerate(pictures)}
     images = [{"input": f"in/{n}.png", "output": "out/{width}.png"} for n in range(4)]
     for _ in range(20):
-        server = serve(Racing(files), pool=4)
+        server = serve(Slow(files), pool=4)
         result = server.process(images)
         assert errors(result) == [None, None, "conflict", "conflict"]
         assert "image 1" in outcomes(result)[3]["error"]["detail"]
@@ -727,13 +722,13 @@ def queued(budget: Budget, count: int) -> bool:
     return len(budget._queue) == count
 
 
-def scarce(server: Server, monkeypatch: pytest.MonkeyPatch) -> Budget:
-    """The server's budget, of which just enough for one image (the largest, b) is left."""
+def scarce(server: Server, monkeypatch: pytest.MonkeyPatch, more: int = 0) -> Budget:
+    """The server's budget, of which just enough for one image (the largest, b), and `more`, is left."""
     budget = server.pipeline.budget
     free: list[int] = []
     Decoding(monkeypatch, before=lambda: free.append(budget.free))
     server.process([image("b")])
-    budget.ask(free[0])
+    budget.ask(free[0] - more)
     return budget
 
 
@@ -742,7 +737,7 @@ def test_the_budget_is_lent_and_given_back() -> None:
     large, _ = budget.ask(60), budget.ask(40)
     late = budget.ask(1)
     assert (large.done(), late.done(), budget.free) == (True, False, 0)
-    budget.release(large)
+    large.give_back()
     assert (late.done(), budget.free) == (True, 59)
     with pytest.raises(ValueError, match="101 bytes of a budget of 100"):
         budget.ask(101)
@@ -754,14 +749,14 @@ def test_the_budget_is_lent_first_come_first_served_so_a_large_one_is_not_starve
     # 30 and 10 would fit at once; they came after 80
     grants = [budget.ask(amount) for amount in (80, 30, 100, 10)]
     assert [grant.done() for grant in grants] == [False] * 4
-    budget.release(first)
+    first.give_back()
     assert [grant.done() for grant in grants] == [True, False, False, False]
-    budget.release(grants[0])
+    grants[0].give_back()
     assert [grant.done() for grant in grants] == [True, True, False, False]
-    budget.release(grants[1])
+    grants[1].give_back()
     assert [grant.done() for grant in grants] == [True, True, True, False]
-    budget.release(grants[2])
-    budget.release(grants[3])
+    grants[2].give_back()
+    grants[3].give_back()
     assert budget.free == 100
 
 
@@ -770,11 +765,16 @@ def test_who_gives_up_waiting_lets_the_next_one_through() -> None:
     held, large, small = budget.ask(60), budget.ask(80), budget.ask(10)
     with ThreadPoolExecutor() as threads:
         woken = threads.submit(wait, [large], SECONDS)
-        assert budget.give_up(large)
+        large.give_up()
         assert woken.result(SECONDS).done == {large}
     assert (large.cancelled(), small.done(), budget.free) == (True, True, 30)
-    assert not budget.give_up(held)
+    held.give_up()  # what was granted stays
     assert budget.free == 30
+    for _ in range(2):
+        held.give_back()
+        assert budget.free == 90
+    large.give_back()
+    assert budget.free == 90
 
 
 def test_a_request_without_memory_in_time_is_busy_before_anything_is_done(
@@ -789,13 +789,13 @@ def test_a_request_without_memory_in_time_is_busy_before_anything_is_done(
         assert int(result.headers["Retry-After"]) > 0
         assert "FALCONIMG_WAIT_SECONDS" in result.json["detail"]
     assert (server.tree(), decoding.count, budget.free) == (before, 0, 0)
-    budget.release(whole)
+    whole.give_back()
     assert statuses(server.process([image("a"), image("b")])) == ["done", "done"]
 
 
-def test_a_dry_run_needs_no_memory(filled: Callable[..., Server]) -> None:
+def test_a_dry_run_needs_memory_for_the_file_alone(filled: Callable[..., Server]) -> None:
     server = filled(wait_seconds=0.01)
-    server.pipeline.budget.ask(server.pipeline.budget.size)
+    server.pipeline.budget.ask(server.pipeline.budget.size - len(server.tree()["in/a.png"]))
     assert statuses(server.process([image("a")], dry_run=True)) == ["skipped"]
 
 
@@ -838,7 +838,7 @@ def test_a_file_that_changes_while_its_image_waits_for_memory_fails(
     filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = filled(pool=2)
-    budget = scarce(server, monkeypatch)
+    budget = scarce(server, monkeypatch, len(server.tree()["in/a.png"]))
     first = [True]
 
     def before() -> None:
@@ -948,7 +948,7 @@ def test_a_stream_that_is_closed_begins_no_further_image(
     stream: Any = server.pipeline.stream(job)
     assert next(stream).status == "done"
     stream.close()
-    assert decoding.count == 1
+    assert decoding.count <= 2  # b was ready by then
     assert server.pipeline.budget.free == server.pipeline.budget.size
 
 
@@ -957,7 +957,7 @@ def test_a_stream_that_nobody_reads_gives_its_memory_back(filled: Callable[..., 
     job = parsed({"images": [image("a")]}, server.pipeline.settings, server.pipeline.store)
     stream = server.pipeline.stream(job)
     del stream
-    server.pipeline.pool.shutdown()  # which waits for what is with it
+    until(lambda: server.pipeline.budget.free == server.pipeline.budget.size)
     assert server.pipeline.budget.free == server.pipeline.budget.size
 
 
@@ -1127,3 +1127,165 @@ def test_the_originals_request_of_missing_files_is_echoed_and_writes_nothing(ser
     result = server.post("/items/", body)
     assert (result.status_code, result.content, server.tree()) == (200, body, {})
     assert result.headers["Falconimg-Failed"] == "2"
+
+
+# A step that does not return
+
+
+class Stuck:
+    """Decoding that does not return for some inputs, until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+        self.gate, self.running = threading.Event(), threading.Event()
+        left = [None] * times
+
+        def before() -> None:
+            if left:
+                left.pop()
+                self.running.set()
+                assert self.gate.wait(SECONDS)
+
+        Decoding(monkeypatch, before)
+        monkeypatch.setattr(pipeline, "HANGING_SECONDS", 0.2)
+
+
+def test_an_image_whose_decoder_hangs_fails_and_its_neighbours_are_done(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck(monkeypatch)
+    server = filled(pool=1, image_seconds=0.2)
+    result = server.process([image("a"), image("b"), image("c")])
+    assert errors(result) == ["deadline", None, None]
+    assert "does not return" in outcomes(result)[0]["error"]["detail"]
+    ready = server.client.simulate_get("/readyz")
+    assert (ready.status_code, ready.json["faults"]) == (503, ["a step of an image does not return"])
+    # the memory that it holds is not lent to others
+    assert server.pipeline.budget.free < server.pipeline.budget.size
+    stuck.gate.set()
+    until(lambda: server.pipeline.budget.free == server.pipeline.budget.size)
+    assert server.client.simulate_get("/readyz").status_code == 200
+    assert sorted(name for name in server.tree() if name.endswith("png")) == [
+        "in/a.png", "in/b.png", "in/c.png", "out/b.png", "out/c.png",
+    ]  # fmt: skip
+
+
+def test_readiness_tells_of_a_step_that_hangs_while_the_request_still_waits(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck(monkeypatch)
+    server = filled(image_seconds=0.1)
+    with ThreadPoolExecutor() as clients:
+        asked = clients.submit(server.process, [image("a")])
+        assert stuck.running.wait(SECONDS)
+        assert not server.pipeline.hangs
+        until(lambda: server.pipeline.hangs)
+        stuck.gate.set()
+        assert errors(asked.result(SECONDS)) == ["deadline"]
+    until(lambda: not server.pipeline.hangs)
+
+
+class Hanging(Memory):
+    """Does not say how large in/a.png is until it is let go: a disk that is gone."""
+
+    gate = threading.Event()
+
+    def size(self, path: str, limit: int) -> int:
+        assert path != "in/a.png" or self.gate.wait(SECONDS)
+        return super().size(path, limit)
+
+
+def test_a_disk_that_hangs_is_seen_as_well(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "HANGING_SECONDS", 0.1)
+    store = Hanging({"in/a.png": encoded(noise(4, 4))})
+    server = serve(store, image_seconds=0.1)
+    with ThreadPoolExecutor() as clients:
+        asked = clients.submit(server.process, [image("a")])
+        until(lambda: server.pipeline.hangs)
+        store.gate.set()
+        assert statuses(asked.result(SECONDS)) == ["done"]
+    assert not server.pipeline.hangs
+
+
+def test_a_peer_that_hangs_makes_this_one_not_ready(server: Server) -> None:
+    server.pipeline.peers_hang = lambda: True
+    assert server.client.simulate_get("/readyz").status_code == 503
+
+
+# What a request's document may take
+
+
+def test_large_documents_take_turns_and_one_that_never_fits_is_refused(filled: Callable[..., Server]) -> None:
+    server = filled(memory=80_000_000, wait_seconds=0.01)  # a document may have 250 kB of it
+    images = [image("a") | {"output": f"out/{'x' * 240}/{n}.png"} for n in range(500)]
+    refused = server.process(images * 2)
+    assert (refused.status_code, refused.json["type"]) == (413, "/problems/body-too-large")
+    assert "expected at most 250000 bytes for this FALCONIMG_MEMORY" in refused.json["detail"]
+    held = server.pipeline.document(200_000)
+    busy = server.process(images)
+    assert (busy.status_code, busy.json["type"]) == (503, "/problems/busy")
+    assert statuses(server.process([image("a")])) == ["done"]  # a small one is not counted
+    held.give_back()
+    for accept in ("application/json", "application/x-ndjson"):
+        whole = server.post("/v1/process", {"images": images, "dry_run": True}, headers={"Accept": accept})
+        assert whole.status_code == 200
+        assert server.pipeline.documents.free == server.pipeline.documents.size
+    assert server.process([{}] * 40_000, dry_run=True).status_code == 422
+    assert server.pipeline.documents.free == server.pipeline.documents.size
+
+
+# The SHA-256 of an input
+
+
+@pytest.mark.parametrize("digits", [str.lower, str.upper])
+def test_an_input_of_the_named_sha256_is_taken_and_another_is_not(
+    filled: Callable[..., Server], digits: Callable[[str], str]
+) -> None:
+    server = filled()
+    digest = digits(hashlib.sha256(server.tree()["in/a.png"]).hexdigest())
+    result = server.process([image("a", sha256=digest), image("b", sha256=digest)])
+    assert errors(result) == [None, "sha256"]
+    assert digest.lower() in outcomes(result)[1]["error"]["detail"]
+    assert "out/b.png" not in server.tree()
+
+
+def test_a_change_that_no_format_would_show_is_seen_by_the_sha256(filled: Callable[..., Server]) -> None:
+    server = filled()
+    server.put("in/a.bmp", noise(8, 8))
+    digest = hashlib.sha256(server.tree()["in/a.bmp"]).hexdigest()
+    data = bytearray(server.tree()["in/a.bmp"])
+    data[-1] ^= 1
+    server.put("in/a.bmp", data=bytes(data))
+    request = {"input": "in/a.bmp", "output": "out/a.png"}
+    assert errors(server.process([request, request | {"output": "out/b.png", "sha256": digest}])) == [None, "sha256"]
+
+
+def test_the_sha256_is_checked_again_where_the_file_is_read_again(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = filled(pool=2)
+    server.put("in/a.bmp", noise(6, 8))
+    before_, after = server.tree()["in/a.bmp"], encoded(noise(6, 8, seed=9), ".bmp")
+    budget = scarce(server, monkeypatch, len(before_))
+    first = [True]
+
+    def before() -> None:
+        if first:
+            first.clear()
+            until(partial(queued, budget, 1))
+            server.put("in/a.bmp", data=after)
+
+    Decoding(monkeypatch, before)
+    meant = {"input": "in/a.bmp", "output": "out/a.png", "sha256": hashlib.sha256(before_).hexdigest()}
+    assert errors(server.process([image("b"), meant])) == [None, "sha256"]
+
+
+@pytest.mark.parametrize("wrong", ["", "0" * 63, "0" * 65, "g" * 64, "0" * 64 + "\n", "\u0660" * 64, 5, None])
+def test_what_is_no_sha256_is_refused(filled: Callable[..., Server], wrong: object) -> None:
+    result = filled().process([image("a", sha256=wrong)])
+    assert (result.status_code, result.json["errors"][0]["pointer"]) == (422, "/images/0/sha256")
+    assert result.json["errors"][0]["detail"].startswith("expected 64 hexadecimal digits, came ")
+
+
+def test_items_does_not_look_at_a_sha256(filled: Callable[..., Server]) -> None:
+    result = filled().post("/items/", {"images": [image("a", sha256="x")]})
+    assert (result.status_code, "Falconimg-Failed" in result.headers) == (200, False)

@@ -45,6 +45,9 @@ class Store(Protocol):
         """The same for an output, whose last component may be a symbolic link:
         it would be replaced as a name."""
 
+    def size(self, path: str, limit: int) -> int:
+        """The bytes that `read` would give now; raises as `read` does."""
+
     def read(self, path: str, limit: int) -> bytes:
         """The whole file, if it is a regular file of at most `limit` bytes.
 

@@ -185,16 +185,26 @@ class Files:
                 raise errors.Forbidden(outside(path)) from error
         return canonical(str(root.path), below)
 
+    def size(self, path: str, limit: int) -> int:
+        """See Store."""
+        with self._found(path) as (parent, name):
+            return _regular_size(os.stat(name, dir_fd=parent, follow_symlinks=False), path, limit)
+
     def read(self, path: str, limit: int) -> bytes:
         """See Store."""
+        with self._found(path) as (parent, name):
+            # before it is opened, since opening a device can do things
+            _regular_size(os.stat(name, dir_fd=parent, follow_symlinks=False), path, limit)
+            with _closing(os.open(name, _READ, dir_fd=parent)) as handle:
+                return _read(handle, path, limit)
+
+    @contextmanager
+    def _found(self, path: str) -> Iterator[tuple[int, bytes]]:
+        """An input's directory and its name there; the system's errors within become ours."""
         folder, name = _split(in_turn(path, *self._input.names, malformed=errors.Unreadable))
         try:
             with _closing(self._descend(self._input.handle, folder)) as parent:
-                # before it is opened, since opening a device can do things
-                _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False), path)
-                handle = os.open(name, _READ, dir_fd=parent)
-            with _closing(handle):
-                return _read(handle, path, limit)
+                yield parent, name
         except (FileNotFoundError, NotADirectoryError):
             raise errors.Missing(f"{shown(path)}: there is no such file") from None
         except OSError as error:
@@ -349,26 +359,29 @@ def _split(below: str) -> tuple[bytes, bytes]:
     return folder or b".", name
 
 
-def _require_regular(info: os.stat_result, path: str) -> None:
+def _regular_size(info: os.stat_result, path: str, limit: int) -> int:
+    """A regular file's bytes, if they are at most `limit`."""
     if stat.S_ISLNK(info.st_mode):
         raise errors.OutsideRoot(outside(path))
     if not stat.S_ISREG(info.st_mode):
         kind = _KINDS.get(stat.S_IFMT(info.st_mode), "a device")
         raise errors.Unreadable(f"{shown(path)}: expected a regular file, came {kind}")
+    return _bounded(info.st_size, path, limit)
+
+
+def _bounded(size: int, path: str, limit: int) -> int:
+    if size > limit:
+        raise errors.TooLarge(f"{shown(path)}: expected at most {limit} bytes (FALCONIMG_MAX_FILE), came {size}")
+    return size
 
 
 def _read(handle: int, path: str, limit: int) -> bytes:
-    info = os.fstat(handle)
-    _require_regular(info, path)
-    data = b""
-    if info.st_size <= limit:
-        with open(handle, "rb", closefd=False) as file:
-            data = file.read(info.st_size + 1)
-            if len(data) > info.st_size:  # it grew meanwhile
-                data += file.read(limit + 1 - len(data))
-    size = max(info.st_size, len(data))
-    if size > limit:
-        raise errors.TooLarge(f"{shown(path)}: expected at most {limit} bytes (FALCONIMG_MAX_FILE), came {size}")
+    size = _regular_size(os.fstat(handle), path, limit)
+    with open(handle, "rb", closefd=False) as file:
+        data = file.read(size + 1)
+        if len(data) > size:  # it grew meanwhile
+            data += file.read(limit + 1 - len(data))
+    _bounded(len(data), path, limit)
     return data
 
 

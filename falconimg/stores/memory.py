@@ -47,6 +47,10 @@ class Memory:
         """See Store."""
         return canonical("/", relative(path, "/"))
 
+    def size(self, path: str, limit: int) -> int:
+        """See Store."""
+        return len(self.read(path, limit))
+
     def read(self, path: str, limit: int) -> bytes:
         """See Store."""
         name = in_turn(path, "/", malformed=Unreadable)
