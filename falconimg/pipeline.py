@@ -167,7 +167,7 @@ class Begun:
         """Let the stages that run end, and begin no other."""
         for _, stages in self.waits.values():
             stages.close()
-        running = [future for future in self.waits if not isinstance(future, Grant) and not future.cancel()]
+        running = [future for future in self.waits if not future.cancelled()]
         while wait(running, 1).not_done and not any(turn.hangs for turn, _ in self.waits.values()):
             pass
 
@@ -325,7 +325,13 @@ class Pipeline:
                 turn.admitted = True
                 step = partial(self._make, turn, work, grant, job)
                 del work
-                yield self.threads.submit(partial(contextvars.copy_context().run, step))
+                made = self.threads.submit(partial(contextvars.copy_context().run, step))
+                try:
+                    yield made
+                except GeneratorExit:
+                    if made.cancel():
+                        grant.give_back()
+                    raise
 
     def _make(self, turn: Turn, work: Work, grant: Grant, job: Job) -> None:
         """The image's pixels, in the memory that was granted."""

@@ -948,7 +948,25 @@ def test_a_stream_that_is_closed_begins_no_further_image(
     stream: Any = server.pipeline.stream(job)
     assert next(stream).status == "done"
     stream.close()
-    assert decoding.count <= 2  # b was ready by then
+    assert decoding.count == 1
+    assert server.pipeline.budget.free == server.pipeline.budget.size
+
+
+def test_an_image_that_is_ready_when_its_stream_is_closed_is_not_made(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, gate = filled(pool=1), threading.Event()
+    decoding = Decoding(monkeypatch, lambda: gate.wait(SECONDS))
+    value = {"images": [image("a"), image("b"), image("c")]}
+    stream: Any = server.pipeline.stream(parsed(value, server.pipeline.settings, server.pipeline.store))
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(next, stream)
+        until(lambda: decoding.count == 1)
+        other = server.pipeline.threads.submit(lambda: None)  # it comes after b
+        gate.set()
+        assert asked.result(SECONDS).status == "done"
+        stream.close()
+        other.result(SECONDS)
     assert server.pipeline.budget.free == server.pipeline.budget.size
 
 
