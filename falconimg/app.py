@@ -12,10 +12,11 @@ import structlog
 
 from falconimg import log
 from falconimg.errors import Problem, RequestProblem, WrongHost
+from falconimg.formats.opencv import prove_limit
 from falconimg.openapi import PROBLEM
 from falconimg.pipeline import Pipeline
 from falconimg.resources import ROUTES
-from falconimg.settings import Settings, check_codec_limit
+from falconimg.settings import Settings, check_codec_limit, codec_pixel_limit
 from falconimg.stores import Store
 from falconimg.stores.files import Files
 
@@ -60,10 +61,11 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     """The application of these settings (default: the environment's), on this store (default: files below the roots).
 
     Raises:
-        SettingsProblem: a setting is wrong
+        SettingsProblem: a setting is wrong, or the codecs do not keep to it
     """
     settings = settings or Settings.from_environ()
     check_codec_limit(settings)
+    prove_limit(codec_pixel_limit())
     log.configure(settings)
     pipeline = Pipeline(settings, store or _files(settings))
     middleware: list[Any] = [RequestId(), *([Hosts(settings)] if settings.listens_on_loopback else [])]

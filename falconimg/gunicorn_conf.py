@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import multiprocessing
 import signal
 import sys
 import threading
@@ -65,6 +66,25 @@ logger_class = Logger
 accesslog = "-"  # any value but None: Logger.access writes the line
 loglevel = settings.log_level
 proc_name = "falconimg"
+
+
+def on_starting(server: Any) -> None:
+    """Load the application once before any worker does, so that what keeps it from starting is said once.
+
+    In a process of its own: gunicorn's should hold no codec, and the workers should inherit none.
+    """
+    trial = multiprocessing.get_context("fork").Process(target=_try, args=[server.app])
+    trial.start()
+    trial.join()
+    if trial.exitcode:
+        sys.exit(1)
+
+
+def _try(app: Any) -> None:
+    try:
+        app.wsgi()
+    except SettingsProblem as problem:
+        sys.exit(f"falconimg: {problem.detail}")
 
 
 def post_worker_init(worker: Any) -> None:

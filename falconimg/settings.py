@@ -3,12 +3,13 @@
 `Settings()` are the defaults, `Settings.from_environ()` is what the server
 starts with. This is the one module that looks at the environment; importing it
 also sets what OpenCV reads from there, because OpenCV looks only once, when
-cv2 is first imported.
+cv2 is first imported (`formats.opencv.prove_limit` shows whether it did).
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -196,27 +197,22 @@ def rows() -> list[tuple[str, Row]]:
 
 
 def _prepare_opencv() -> None:
-    """What OpenCV reads when cv2 is imported; what the user has set there already wins."""
+    """What OpenCV reads when cv2 is imported: FALCONIMG_MAX_PIXELS alone says how large a picture may be."""
     try:
         settings = Settings.from_environ()
     except SettingsProblem:
         settings = Settings()  # the server's start reads them again, and says what is wrong
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(settings.max_pixels))
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_WIDTH", str(max(settings.max_side, 16384)))
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", str(max(settings.max_side, 16384)))
+    side = str(
+        max(settings.max_side, 16384, math.isqrt(2 * settings.max_pixels))
+    )  # so that it is the pixels that limit
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
+    os.environ["OPENCV_IO_MAX_IMAGE_WIDTH"] = os.environ["OPENCV_IO_MAX_IMAGE_HEIGHT"] = side
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 
 def codec_pixel_limit() -> int:
-    """The largest picture, in pixels, that OpenCV will decode in this process.
-
-    Raises:
-        SettingsProblem: the variable that OpenCV reads is no number
-    """
-    value = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
-    if not re.fullmatch(r"[0-9]{1,15}", value, re.ASCII):
-        raise SettingsProblem(f"OPENCV_IO_MAX_IMAGE_PIXELS: expected a whole number, came {value[:100]!a}")
-    return int(value)
+    """The largest picture, in pixels, that OpenCV was told to decode in this process."""
+    return int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
 
 
 def check_codec_limit(settings: Settings) -> None:

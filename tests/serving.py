@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,11 @@ class Server:
         while not what():
             assert time.monotonic() < end, f"waited in vain; the log:\n{self.log[-3000:]}"
             time.sleep(0.02)
+
+
+def without_opencvs(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables but those that falconimg sets for OpenCV in this process."""
+    return {name: value for name, value in environ.items() if not name.startswith("OPENCV_")}
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests import pictures
-from tests.serving import SECONDS, Server, read, serving, write
+from tests.serving import SECONDS, Server, free_port, read, serving, without_opencvs, write
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +217,23 @@ def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, name: str
     )
     assert ended.returncode == 1
     assert ended.stderr == f"falconimg: {line}\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_a_codec_without_its_limit_stops_the_start_with_one_line(tmp_path: Path, workers: str) -> None:
+    ended = start(tmp_path, "import cv2", FALCONIMG_WORKERS=workers)
+    assert ended.returncode == 1
+    begun, line = ended.stderr.splitlines()
+    assert "Starting gunicorn" in begun
+    assert line.startswith("falconimg: FALCONIMG_MAX_PIXELS: expected OpenCV to refuse 7746x7746 pixels")
+
+
+def start(root: Path, first: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """gunicorn, run to its end in a process that begins with this line."""
+    script = f"{first}\nfrom gunicorn.app.wsgiapp import run\nrun()"
+    command = [sys.executable, "-c", script, "-c", "python:falconimg.gunicorn_conf"]
+    environ = {**without_opencvs(os.environ), "FALCONIMG_BIND": f"127.0.0.1:{free_port()}", **environ}
+    return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=SECONDS)
 
 
 def test_the_checkouts_configuration_is_the_packages() -> None:

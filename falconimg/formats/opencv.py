@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import cv2
 import numpy as np
 
-from falconimg.errors import Damaged, ImageProblem, OutOfMemory, TooLarge, Unencodable
+from falconimg.errors import Damaged, ImageProblem, OutOfMemory, SettingsProblem, TooLarge, Unencodable
 from falconimg.formats.base import Header, Metadata, Pixels
 
 cv2.setNumThreads(1)  # images run side by side, not the parts of one
@@ -33,6 +37,38 @@ def errors_as(problem: type[ImageProblem], what: str) -> Iterator[None]:
         if error.func == "validateInputImageSize":
             raise TooLarge(f"{what} is more than the codecs were told to read") from None
         raise problem(f"{what}: the codec refused it") from None
+
+
+@cache
+def prove_limit(limit: int) -> None:
+    """Have OpenCV refuse a picture of 1.2 times the pixels that it was told to read at most.
+
+    Raises:
+        SettingsProblem: it took the picture, or refused it for anything but its number of pixels
+    """
+    side = math.isqrt(limit * 6 // 5) + 1
+    came = "none"
+    try:
+        cv2.imdecode(np.frombuffer(_black_png(side), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if error.func == "validateInputImageSize" and "CV_IO_MAX_IMAGE_PIXELS" in error.err:
+            return
+        came = ascii(error.err)[:100]
+    raise SettingsProblem(
+        f"FALCONIMG_MAX_PIXELS: expected OpenCV to refuse {side}x{side} pixels as more than {limit}, came {came}; "
+        "it reads the limit when cv2 is imported, which may not happen before falconimg is"
+    )
+
+
+def _black_png(side: int) -> bytes:
+    """A valid PNG of side × side black pixels of 1 bit; the picture is never in memory as a whole."""
+    row = bytes(1 + (side + 7) // 8)
+    packer = zlib.compressobj(1)
+    rows = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    chunks = [b"IHDR" + head, b"IDAT" + rows, b"IEND"]
+    framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 def checked(array: Pixels | None, header: Header) -> Pixels:
