@@ -10,7 +10,7 @@ from typing import Any
 import falcon
 import structlog
 
-from falconimg import log
+from falconimg import formats, log
 from falconimg.errors import Problem, RequestProblem, WrongHost
 from falconimg.formats.opencv import prove_limit
 from falconimg.openapi import PROBLEM
@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     """
     settings = settings or Settings.from_environ()
     check_codec_limit(settings)
+    formats.readable(settings.formats)
     prove_limit(codec_pixel_limit())
     log.configure(settings)
     pipeline = Pipeline(settings, store or _files(settings))

@@ -106,7 +106,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "title": "falconimg",
             "version": version("falconimg"),
             "summary": "One JSON request turns a batch of images into files on disk.",
-            "description": _formats(),
+            "description": _formats(settings),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "."}],
@@ -159,6 +159,10 @@ def _answers(*problems: type[errors.Problem]) -> dict[str, Any]:
     return {str(problem.status): _answer(problem.title + ".", PROBLEM, "Problem") for problem in problems}
 
 
-def _formats() -> str:
-    rows = [f"- {form.name}: reads {form.reads}; writes {form.writes}" for form in formats.FORMATS.values()]
+def _formats(settings: Settings) -> str:
+    read = formats.readable(settings.formats)
+    rows = [
+        f"- {form.name}: reads {form.reads if form.name in read else 'nothing (switched off)'}; writes {form.writes}"
+        for form in formats.FORMATS.values()
+    ]
     return "\n".join(["Formats:", *rows])

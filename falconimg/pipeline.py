@@ -393,7 +393,7 @@ class Pipeline:
         turn.notes.update(dict.fromkeys(image.notes))
         with self._timed(turn):
             data = self._read(image)
-            header = formats.probe(data)
+            header = formats.probe(data, settings.formats)
             width, height = header.size
             _bounded("side", max(width, height), settings)
             _bounded("pixels", width * height, settings)
@@ -465,7 +465,7 @@ class Pipeline:
 
     def _read_again(self, image: Image, work: Work) -> bytes:
         data = self._read(image)
-        if formats.probe(data) != work.header:
+        if formats.probe(data, self.settings.formats) != work.header:
             raise Damaged("expected the file as it was planned, came another: it changed meanwhile")
         return data
 

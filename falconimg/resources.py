@@ -111,6 +111,7 @@ class Information(Resource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with names, versions, tables and limits."""
+        read = formats.readable(self.settings.formats)
         resp.media = {
             "name": "falconimg",
             "version": version("falconimg"),
@@ -120,7 +121,7 @@ class Information(Resource):
                 form.name: {
                     "media_type": form.media_type,
                     "extensions": form.extensions,
-                    "reads": form.reads,
+                    "reads": form.reads if form.name in read else None,
                     "writes": form.writes,
                 }
                 for form in formats.FORMATS.values()

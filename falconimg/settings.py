@@ -70,6 +70,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     return names
 
 
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"[a-z0-9]+", name, re.ASCII) for name in names):
+        raise ValueError
+    return names
+
+
 def _directory(text: str) -> Path:
     if not text or "\0" in text or not Path(text).is_dir():
         raise ValueError
@@ -124,6 +131,9 @@ class Settings:
     root: Path = _place(Path(), "the working directory", "where relative paths start; nothing outside is touched")
     input_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for inputs alone")
     output_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for outputs alone")
+    formats: tuple[str, ...] = _row(
+        (), _formats, "names of formats separated by commas", "the formats that are read; every one is written", "all"
+    )
     fsync: bool = _one_of("on", ON_OFF, "whether results are synced to the disk before they are called done")
     jpeg_quality: int = _count(95, 1, 100, "JPEG's quality where a request names none")
     webp_quality: int = _count(80, 1, 100, "WebP's")

@@ -560,6 +560,55 @@ def test_the_server_is_ready_until_it_stops(server: Server) -> None:
     assert stopping.json["faults"] == ["the server is stopping"]
 
 
+# FALCONIMG_FORMATS
+
+
+SAMPLES = {name: formats.encode(name, noise(6, 8), formats.Options()).data for name in formats.FORMATS}
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_format_that_is_switched_off_is_refused_before_any_of_its_code_runs(
+    name: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def must_not(*_arguments: Any) -> Any:
+        raise AssertionError("code of a format that is switched off")
+
+    kin = ("pnm", "pgm", "ppm")  # each reads the others' files
+    read = tuple(other for other in formats.FORMATS if other != name and not {name, other} <= {*kin})
+    for method in ("probe", "decode"):
+        monkeypatch.setattr(type(formats.FORMATS[name]), method, must_not)
+    server = serve(Memory({"in/a.png": SAMPLES[name]}), formats=read)
+    result = server.process([{"input": "in/a.png", "output": "out/a.png"}])
+    error = result.json["images"][0]["error"]
+    switched_off = "pnm" if name in ("pgm", "ppm") else name
+    assert (result.status_code, error["type"]) == (422, "/problems/unsupported")
+    assert error["detail"] == f"{switched_off} is switched off; FALCONIMG_FORMATS has {', '.join(read)}"
+    assert list(server.tree()) == ["in/a.png"]
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_format_that_alone_is_read_is_read_and_every_format_is_written(name: str, serve: Serve) -> None:
+    server = serve(Memory({"in/a": SAMPLES[name]}), formats=(name,))
+    images = [{"input": "in/a", "output": f"out/{form.name}{form.extensions[0]}"} for form in formats.FORMATS.values()]
+    assert server.process(images).json["done"] == len(images)
+    assert formats.probe(server.tree()["out/png.png"]).size == (8, 6)
+
+
+def test_what_is_of_no_format_is_told_which_are_read(serve: Serve) -> None:
+    server = serve(Memory({"in/a": b"%PDF-1.7"}), formats=("png", "gif"))
+    error = server.process([{"input": "in/a", "output": "out/a.png"}]).json["images"][0]["error"]
+    assert error["detail"] == "the content is of no format that is read: png, gif"
+
+
+def test_what_is_switched_off_is_told_by_the_server_and_its_document(serve: Serve) -> None:
+    client = serve(formats=("png",)).client
+    told = client.simulate_get("/").json["formats"]
+    assert {name for name, form in told.items() if form["reads"]} == {"png"}
+    assert all(form["writes"] for form in told.values())
+    description = client.simulate_get("/openapi.json").json["info"]["description"]
+    assert description.count("reads nothing (switched off)") == len(formats.FORMATS) - 1
+
+
 # OpenAPI and the page
 
 

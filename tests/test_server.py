@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from falconimg.formats import FORMATS
 from tests import pictures
 from tests.serving import SECONDS, Server, free_port, read, serving, without_opencvs, write
 
@@ -226,6 +227,14 @@ def test_a_codec_without_its_limit_stops_the_start_with_one_line(tmp_path: Path,
     begun, line = ended.stderr.splitlines()
     assert "Starting gunicorn" in begun
     assert line.startswith("falconimg: FALCONIMG_MAX_PIXELS: expected OpenCV to refuse 7746x7746 pixels")
+
+
+def test_a_format_that_there_is_not_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    ended = start(tmp_path, "", FALCONIMG_FORMATS="png,jpg")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[1:] == [
+        f"falconimg: FALCONIMG_FORMATS: expected names of {', '.join(FORMATS)}, came 'jpg'"
+    ]
 
 
 def start(root: Path, first: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -28,6 +28,7 @@ WRONG = {
     "ROOT": ("/no/such/directory", "a directory"),
     "INPUT_ROOT": ("", "a directory"),
     "OUTPUT_ROOT": (__file__, "a directory"),
+    "FORMATS": ("png,,jpeg", "names of formats separated by commas"),
     "FSYNC": ("yes", "on or off"),
     "JPEG_QUALITY": ("101", "a whole number from 1 to 100"),
     "LOG": ("xml", "plain or json"),
@@ -106,6 +107,19 @@ def test_the_budget_is_half_of_the_memory_over_the_workers_unless_set() -> None:
 )  # fmt: skip
 def test_the_host_is_checked_where_only_this_machine_can_connect(bind: str, loopback: bool) -> None:
     assert Settings(bind=bind).listens_on_loopback is loopback
+
+
+@pytest.mark.parametrize("text", ["", ",", "PNG", "png;jpeg", "png jpeg"])
+def test_what_is_no_list_of_formats_is_refused(text: str) -> None:
+    with pytest.raises(SettingsProblem, match=r"^FALCONIMG_FORMATS: expected names of formats separated by commas"):
+        Settings.from_environ({"FALCONIMG_FORMATS": text})
+
+
+def test_a_format_that_there_is_not_stops_the_start() -> None:
+    settings = Settings.from_environ({"FALCONIMG_FORMATS": "png, jpg"})
+    with pytest.raises(SettingsProblem) as caught:
+        create_app(settings, Memory())
+    assert caught.value.detail == f"FALCONIMG_FORMATS: expected names of {', '.join(FORMATS)}, came 'jpg'"
 
 
 def test_a_picture_limit_beyond_the_codecs_stops_the_start() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import PurePath
 
-from falconimg.errors import Damaged, OutOfMemory, Unsupported
+from falconimg.errors import Damaged, OutOfMemory, SettingsProblem, Unsupported
 from falconimg.formats.avif import Avif
 from falconimg.formats.base import NO_METADATA, Encoded, Format, Header, Metadata, Options, Pixels
 from falconimg.formats.bmp import Bmp
@@ -31,22 +32,39 @@ __all__ = [
     "encode",
     "notes",
     "probe",
+    "readable",
 ]  # fmt: skip
 
 
-def probe(data: bytes) -> Header:
-    """What the file's header says, by its content and never by a name.
+def readable(names: Collection[str]) -> dict[str, Format]:
+    """The formats that are read: those of these names (FALCONIMG_FORMATS), or all where there are none.
 
     Raises:
-        Unsupported: no format of the table, or a kind of one that is not read
+        SettingsProblem: a name that is not in the table
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise SettingsProblem(f"FALCONIMG_FORMATS: expected names of {', '.join(FORMATS)}, came {name[:100]!a}")
+    return {name: form for name, form in FORMATS.items() if name in names or not names}
+
+
+def probe(data: bytes, names: Collection[str] = ()) -> Header:
+    """What the file's header says, by its content and never by a name; `names` as for `readable`.
+
+    Raises:
+        Unsupported: no format of the table, one that is switched off, or a kind of one that is not read
         Damaged: truncated or corrupt, so far as the header shows
     """
     if not data:
         raise Damaged("the file is empty")
-    for form in FORMATS.values():
+    read = readable(names)
+    for form in read.values():
         if form.sniff(data[:32]):
             return form.probe(data)
-    raise Unsupported("the content is of no format that is read: " + ", ".join(FORMATS))
+    for form in FORMATS.values():
+        if form.sniff(data[:32]):
+            raise Unsupported(f"{form.name} is switched off; FALCONIMG_FORMATS has {', '.join(read)}")
+    raise Unsupported("the content is of no format that is read: " + ", ".join(read))
 
 
 def decode(data: bytes, header: Header) -> Pixels:
