@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from hmac import compare_digest
 from typing import Any
 
 import falcon
 import structlog
 
 from falconimg import formats, log
-from falconimg.errors import Problem, RequestProblem, WrongHost
+from falconimg.errors import Problem, RequestProblem, Unauthorized, WrongHost
 from falconimg.formats.opencv import prove_limit
 from falconimg.openapi import PROBLEM
 from falconimg.pipeline import Pipeline
-from falconimg.resources import ROUTES
+from falconimg.resources import ROUTES, Resource
 from falconimg.settings import Settings, check_codec_limit, codec_pixel_limit
 from falconimg.stores import Store
 from falconimg.stores.files import Files
@@ -57,6 +58,30 @@ class Hosts:
             raise WrongHost(f"expected localhost or a name of FALCONIMG_HOSTS, came {host[:100]!a}")
 
 
+class Tokens:
+    """Where tokens are set, every resource needs one of them, but those that say that they are open."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.tokens = [token.encode() for token in settings.token]
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: Resource, _params: dict[str, Any]
+    ) -> None:
+        """Refuse a request without a token, or with another; its body is not read (RFC 6750, 3)."""
+        if resource.open:
+            return
+        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
+        came = scheme.lower() == "bearer"
+        # a sum and not any(): all are compared, in constant time each, so that the time tells nothing of any
+        fitting = sum(compare_digest(given.strip().encode(), token) for token in self.tokens)
+        if not (came and fitting):
+            resp.set_header("WWW-Authenticate", 'Bearer realm="falconimg"' + ', error="invalid_token"' * came)
+            raise Unauthorized(
+                "expected Authorization: Bearer with a token of FALCONIMG_TOKEN, came "
+                + ("another" if came else "none")
+            )
+
+
 def create_app(settings: Settings | None = None, store: Store | None = None) -> Application:
     """The application of these settings (default: the environment's), on this store (default: files below the roots).
 
@@ -69,7 +94,11 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     prove_limit(codec_pixel_limit())
     log.configure(settings)
     pipeline = Pipeline(settings, store or _files(settings))
-    middleware: list[Any] = [RequestId(), *([Hosts(settings)] if settings.listens_on_loopback else [])]
+    middleware: list[Any] = [RequestId()]
+    if settings.listens_on_loopback:
+        middleware.append(Hosts(settings))
+    if settings.token:
+        middleware.append(Tokens(settings))
     app = Application(middleware=middleware)
     app.pipeline = pipeline
     for path, resource in ROUTES.items():

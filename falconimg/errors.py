@@ -4,6 +4,7 @@
     ├── RequestProblem            the request itself: answered before any work
     │   ├── NotJson               400  the body is not a JSON document we take
     │   ├── IncompleteBody        400  the body ended before its Content-Length
+    │   ├── Unauthorized          401  no token of FALCONIMG_TOKEN came
     │   ├── Forbidden             403  a path leads outside the root
     │   ├── BodyTooLarge          413  the body is over the limit
     │   ├── WrongMediaType        415  the body is said to be something else
@@ -72,6 +73,10 @@ class NotJson(RequestProblem):
 
 class IncompleteBody(RequestProblem):
     status, type, title = 400, "/problems/incomplete-body", "The body is incomplete"
+
+
+class Unauthorized(RequestProblem):
+    status, type, title = 401, "/problems/token", "The request has no token of this server's"
 
 
 class Forbidden(RequestProblem):

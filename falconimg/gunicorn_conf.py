@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,13 +72,19 @@ proc_name = "falconimg"
 def on_starting(server: Any) -> None:
     """Load the application once before any worker does, so that what keeps it from starting is said once.
 
-    In a process of its own: gunicorn's should hold no codec, and the workers should inherit none.
+    In a process of its own: gunicorn's should hold no codec, and the workers should inherit none. The warning
+    looks at where gunicorn will listen, because its command line wins over FALCONIMG_BIND.
     """
     trial = multiprocessing.get_context("fork").Process(target=_try, args=[server.app])
     trial.start()
     trial.join()
     if trial.exitcode:
         sys.exit(1)
+    for place in server.cfg.bind:
+        if replace(settings, bind=place).open_to_others:
+            log.logger.warning(
+                "open_to_others", bind=place, detail="anyone who reaches it may use it: set FALCONIMG_TOKEN"
+            )
 
 
 def _try(app: Any) -> None:

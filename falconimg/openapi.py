@@ -92,6 +92,10 @@ def document(settings: Settings) -> dict[str, Any]:
         errors.NotJson, errors.Forbidden, errors.BodyTooLarge, errors.WrongMediaType, errors.WrongHost,
         errors.InvalidRequest, errors.Busy,
     )  # fmt: skip
+    guarded: dict[str, Any] = {}
+    if settings.token:
+        refusals |= _answers(errors.Unauthorized)
+        guarded = {"security": [{"token": []}]}
     process = {
         "200": _answer("Nothing failed; as a stream, whatever happened.", JSON, "Report", NDJSON),
         "207": _answer("Some images failed and some did not.", JSON, "Report"),
@@ -113,9 +117,11 @@ def document(settings: Settings) -> dict[str, Any]:
         "paths": {
             "/v1/process": {
                 "post": _post("Process a batch", "process", "Process", EXAMPLE, process | refusals | {"422": failed})
+                | guarded
             },
             "/items/": {
                 "post": _post("Process a batch, the original's way", "items", "Items", EXAMPLE_ITEMS, items | refusals)
+                | guarded
             },
             "/": {"get": _get("What this server is", "information")},
             "/livez": {"get": _get("Whether the process is alive", "alive")},
@@ -127,7 +133,8 @@ def document(settings: Settings) -> dict[str, Any]:
             "schemas": {
                 **request.schemas(settings), **operations.schemas(),
                 "Report": REPORT, "Outcome": OUTCOME, "Problem": PROBLEM_SCHEMA,
-            }
+            },
+            **({"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if guarded else {}),
         },
     }  # fmt: skip
 

@@ -32,6 +32,8 @@ STATUSES = {"done": falcon.HTTP_200, "partial": falcon.HTTP_207, "failed": falco
 class Resource:
     """What every resource is given: the settings and the pipeline of its process."""
 
+    open: ClassVar[bool] = False  # whether it is answered without a token where tokens are set
+
     def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
         self.settings, self.pipeline = settings, pipeline
 
@@ -109,6 +111,8 @@ class Items(Resource):
 class Information(Resource):
     """GET /: what this server is."""
 
+    open = True
+
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with names, versions, tables and limits."""
         read = formats.readable(self.settings.formats)
@@ -135,6 +139,8 @@ class Information(Resource):
 class OpenApi(Resource):
     """GET /openapi.json."""
 
+    open = True
+
     @cached_property
     def document(self) -> bytes:
         """The document, made once."""
@@ -150,6 +156,7 @@ class OpenApi(Resource):
 class Docs(Resource):
     """GET /docs and its files: Swagger UI, shipped in the package; it loads nothing from elsewhere."""
 
+    open = True
     files: ClassVar = {
         "index.html": "text/html; charset=utf-8",
         "start.js": "text/javascript; charset=utf-8",
@@ -176,6 +183,8 @@ class Docs(Resource):
 class Alive(Resource):
     """GET /livez: the process answers."""
 
+    open = True
+
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer, nothing else."""
         resp.media = {"status": "alive"}
@@ -185,6 +194,8 @@ class Alive(Resource):
 
 class Ready(Resource):
     """GET /readyz: whether requests can be taken, and which codecs are inside."""
+
+    open = True
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200, or 503 with what is wrong."""

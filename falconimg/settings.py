@@ -25,12 +25,16 @@ CORES = os.cpu_count() or 1
 
 
 class Row(NamedTuple):
-    """What one setting takes: how its text is read, what is allowed and the default in words, one line of help."""
+    """What one setting takes: how its text is read, what is allowed and the default in words, one line of help.
+
+    A secret's value is never said, not even where it is wrong.
+    """
 
     read: Callable[[str], Any]
     allowed: str
     default: str
     help: str
+    secret: bool = False
 
 
 def _number(text: str, low: float, high: float) -> int:
@@ -77,6 +81,13 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
+def _tokens(text: str) -> tuple[str, ...]:
+    tokens = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"(?=.{16})[A-Za-z0-9._~+/-]+=*", token, re.ASCII) for token in tokens):  # RFC 6750, 2.1
+        raise ValueError
+    return tokens
+
+
 def _directory(text: str) -> Path:
     if not text or "\0" in text or not Path(text).is_dir():
         raise ValueError
@@ -93,6 +104,10 @@ def _short(value: int) -> str:
 def _row(default: Any, read: Callable[[str], Any], allowed: str, help_: str, shown: str | None = None) -> Any:
     """A field with its row; `shown` is the default in words where it depends on the machine."""
     return field(default=default, metadata={"row": Row(read, allowed, str(default) if shown is None else shown, help_)})
+
+
+def _secret(read: Callable[[str], Any], allowed: str, help_: str) -> Any:
+    return field(default=(), repr=False, metadata={"row": Row(read, allowed, "none", help_, secret=True)})
 
 
 def _count(default: int | None, low: int, high: int, help_: str, shown: str | None = None) -> Any:
@@ -124,6 +139,10 @@ class Settings:
     hosts: tuple[str, ...] = _row(
         (), _hosts, "names separated by commas",
         "Host headers to answer besides localhost, where the server listens on loopback", "none",
+    )  # fmt: skip
+    token: tuple[str, ...] = _secret(
+        _tokens, "tokens of at least 16 of A-Z a-z 0-9 . _ ~ + / -, separated by commas",
+        "what a request must show one of, as Authorization: Bearer TOKEN; each is as good as the others",
     )  # fmt: skip
     workers: int = _count(max(2, CORES), 1, 256, "worker processes", "the cores, at least 2")
     threads: int = _count(8, 1, 1024, "requests that a worker serves at once")
@@ -178,6 +197,11 @@ class Settings:
         host = self.bind.rpartition(":")[0].strip("[]").lower()
         return host in ("localhost", "::1") or host.startswith("127.")
 
+    @property
+    def open_to_others(self) -> bool:
+        """Whether other machines can reach the server, and need no token."""
+        return not (self.token or self.listens_on_loopback or self.bind.startswith("unix:"))
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The settings that these variables (default: the process's) make.
@@ -196,7 +220,7 @@ class Settings:
             try:
                 values[name.removeprefix(PREFIX).lower()] = known[name].read(environ[name])
             except ValueError:
-                came = ascii(environ[name])[:100]
+                came = "something else" if known[name].secret else ascii(environ[name])[:100]
                 raise SettingsProblem(f"{name}: expected {known[name].allowed}, came {came}") from None
         return cls(**values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from falconimg import errors, formats, operations
+from falconimg import app, errors, formats, operations
 from falconimg.openapi import EXAMPLE, EXAMPLE_ITEMS
 from falconimg.resources import ROUTES, Docs
 from falconimg.stores.memory import Memory
@@ -558,6 +559,85 @@ def test_the_server_is_ready_until_it_stops(server: Server) -> None:
     stopping = server.client.simulate_get("/readyz")
     assert (stopping.status_code, stopping.json["status"]) == (503, "not ready")
     assert stopping.json["faults"] == ["the server is stopping"]
+
+
+# FALCONIMG_TOKEN
+
+
+TOKENS = ("first-first-first", "second-second-second", "third-third-third")
+OPEN = {"/", "/openapi.json", "/docs", "/docs/{name}", "/livez", "/healthz", "/health", "/readyz"}
+
+
+@pytest.fixture
+def locked(serve: Serve) -> Server:
+    """A server with tokens that holds in/a.png."""
+    return serve(Memory({"in/a.png": PICTURE}), token=TOKENS)
+
+
+def test_only_what_tells_of_the_server_is_open() -> None:
+    assert {path for path, resource in ROUTES.items() if resource.open} == OPEN
+
+
+@pytest.mark.parametrize("route", sorted(set(ROUTES) - OPEN))
+@pytest.mark.parametrize(
+    ("authorization", "challenge"),
+    [
+        (None, 'Bearer realm="falconimg"'),
+        ("", 'Bearer realm="falconimg"'),
+        ("Basic Zmlyc3QtZmlyc3QtZmlyc3Q6", 'Bearer realm="falconimg"'),
+        (TOKENS[0], 'Bearer realm="falconimg"'),
+        (f"Basic {TOKENS[0]}", 'Bearer realm="falconimg"'),
+        ("Bearer", 'Bearer realm="falconimg", error="invalid_token"'),
+        (f"Bearer {TOKENS[0]}x", 'Bearer realm="falconimg", error="invalid_token"'),
+        (f"Bearer {TOKENS[0][:-1]}", 'Bearer realm="falconimg", error="invalid_token"'),
+        (f"Bearer {TOKENS[0]},{TOKENS[1]}", 'Bearer realm="falconimg", error="invalid_token"'),
+        ("Bearer \u00e9", 'Bearer realm="falconimg", error="invalid_token"'),
+    ],
+)
+def test_without_a_token_a_request_is_refused_unread(
+    route: str, authorization: str | None, challenge: str, locked: Server
+) -> None:
+    result = raw(locked, Sink(), route, HTTP_AUTHORIZATION=authorization, CONTENT_LENGTH="100")
+    answer = problem(result, 401, "/problems/token")
+    assert result.headers["WWW-Authenticate"] == challenge
+    assert not any(token[:5] in json.dumps(answer) for token in TOKENS)
+    assert list(locked.tree()) == ["in/a.png"]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_each_token_opens_and_each_is_compared(
+    token: str, scheme: str, locked: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[bytes] = []
+
+    def compare(given: bytes, own: bytes) -> bool:
+        compared.append(own)
+        return hmac.compare_digest(given, own)
+
+    monkeypatch.setattr(app, "compare_digest", compare)
+    result = locked.post("/items/", ITEMS, headers={"Authorization": f"{scheme} {token}"})
+    assert (result.status_code, len(locked.tree())) == (200, 5)
+    assert compared == [own.encode() for own in TOKENS]
+
+
+@pytest.mark.parametrize("route", GETS)
+def test_what_is_open_needs_no_token_and_tells_none(route: str, locked: Server) -> None:
+    result = locked.client.simulate_get(route)
+    assert result.status_code == 200
+    assert not any(token in result.text for token in TOKENS)
+
+
+def test_the_document_asks_for_the_token_where_the_server_does(locked: Server, server: Server) -> None:
+    document = locked.client.simulate_get("/openapi.json").json
+    assert [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+    assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for method in methods.values():
+            assert ("security" in method, "401" in method["responses"]) == (not ROUTES[path].open,) * 2
+            assert method.get("security", [{"token": []}]) == [{"token": []}]
+    assert "security" not in server.client.simulate_get("/openapi.json").text
+    assert "persistAuthorization: true" in server.client.simulate_get("/docs/start.js").text
 
 
 # FALCONIMG_FORMATS

@@ -237,6 +237,56 @@ def test_a_format_that_there_is_not_stops_the_start_with_one_line(tmp_path: Path
     ]
 
 
+HOOK = """
+from types import SimpleNamespace
+from falconimg import gunicorn_conf as conf
+conf.log.configure(conf.settings)
+cfg = SimpleNamespace(bind=["127.0.0.1:1", "0.0.0.0:1", "unix:/x"])
+conf.on_starting(SimpleNamespace(app=SimpleNamespace(wsgi=lambda: None), cfg=cfg))
+"""
+
+
+@pytest.mark.parametrize(("environ", "lines"), [({}, 1), ({"FALCONIMG_TOKEN": "sesame-sesame-sesame"}, 0)])
+def test_a_server_for_others_without_a_token_warns_once(environ: dict[str, str], lines: int) -> None:
+    # no test listens where others could connect: gunicorn's hook is run by itself
+    ended = subprocess.run(
+        [sys.executable, "-c", HOOK], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+    )
+    assert ended.stderr.count("open_to_others bind=0.0.0.0:1") == len(ended.stderr.splitlines()) == lines
+
+
+def test_a_server_on_loopback_does_not_warn(server: Server) -> None:
+    assert "open_to_others" not in server.log
+
+
+def test_a_token_is_asked_for_and_never_logged(tmp_path: Path) -> None:
+    token = "sesame-sesame-sesame"  # noqa: S105
+    image = write(tmp_path, "in/a.png", pictures.noise(8, 8))
+    with serving(tmp_path, token=token, log_level="debug") as server:
+        status, answer, headers = server.ask("POST", "/v1/process", {"images": [image]})
+        assert (status, answer["type"]) == (401, "/problems/token")
+        assert headers["www-authenticate"] == 'Bearer realm="falconimg"'
+        status, answer, _ = server.ask("POST", "/v1/process", {"images": [image]}, Authorization=f"Bearer {token}")
+        assert (status, answer["done"]) == (200, 1)
+        for path in ("/", "/readyz", "/openapi.json"):
+            assert token not in json.dumps(server.ask("GET", path)[1])
+        assert "POST" in server.log
+    assert token not in server.log
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/", "/v1/process", "/nope", "/docs", "/readyz"])
+def test_every_answer_says_nosniff_and_neither_versions_nor_cors(server: Server, method: str, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    asked = {"Origin": "http://elsewhere.test", "Access-Control-Request-Method": "POST"}
+    connection.request(method, path, headers=asked)
+    headers = {name.lower(): value for name, value in connection.getresponse().getheaders()}
+    connection.close()
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["server"] == "gunicorn"
+    assert not [name for name in headers if name.startswith("access-control-") or name == "x-powered-by"]
+
+
 def start(root: Path, first: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """gunicorn, run to its end in a process that begins with this line."""
     script = f"{first}\nfrom gunicorn.app.wsgiapp import run\nrun()"

@@ -109,6 +109,33 @@ def test_the_host_is_checked_where_only_this_machine_can_connect(bind: str, loop
     assert Settings(bind=bind).listens_on_loopback is loopback
 
 
+@pytest.mark.parametrize("text", ["", "x" * 15, "x" * 16 + ",", "x" * 16 + " y", "x" * 16 + "\u00e9", "=" * 16])
+def test_what_is_no_token_is_refused_and_never_said(text: str) -> None:
+    with pytest.raises(SettingsProblem) as caught:
+        Settings.from_environ({"FALCONIMG_TOKEN": text})
+    allowed = "tokens of at least 16 of A-Z a-z 0-9 . _ ~ + / -, separated by commas"
+    assert caught.value.detail == f"FALCONIMG_TOKEN: expected {allowed}, came something else"
+
+
+def test_tokens_are_not_in_the_settings_text() -> None:
+    settings = Settings.from_environ({"FALCONIMG_TOKEN": "sesame-sesame-sesame, abcDEF0189._~+/-=="})
+    assert settings.token == ("sesame-sesame-sesame", "abcDEF0189._~+/-==")
+    assert "sesame" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("bind", "token", "is_open"),
+    [
+        ("0.0.0.0:1", (), True), ("[::]:1", (), True), ("192.0.2.1:1", (), True), ("0.0.0.0:1", ("x" * 16,), False),
+        ("127.0.0.1:1", (), False), ("[::1]:1", (), False), ("unix:/run/x.sock", (), False),
+    ],
+)  # fmt: skip
+def test_a_server_is_open_to_others_off_loopback_without_a_token(
+    bind: str, token: tuple[str, ...], is_open: bool
+) -> None:
+    assert Settings(bind=bind, token=token).open_to_others is is_open
+
+
 @pytest.mark.parametrize("text", ["", ",", "PNG", "png;jpeg", "png jpeg"])
 def test_what_is_no_list_of_formats_is_refused(text: str) -> None:
     with pytest.raises(SettingsProblem, match=r"^FALCONIMG_FORMATS: expected names of formats separated by commas"):
