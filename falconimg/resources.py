@@ -18,6 +18,7 @@ from gunicorn.http.errors import ParseException
 
 from falconimg import formats, openapi, operations, request
 from falconimg.errors import BodyTooLarge, IncompleteBody, WrongMediaType
+from falconimg.formats.opencv import libraries
 from falconimg.job import Job, Outcome, Report
 from falconimg.log import logger
 from falconimg.openapi import JSON, NDJSON
@@ -207,6 +208,7 @@ class Ready(Resource):
             "faults": wrong,
             "version": version("falconimg"),
             "codecs": {name: version(name) for name in CODECS},
+            "opencv": libraries(),
         }
 
     on_head = on_get

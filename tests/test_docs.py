@@ -69,6 +69,12 @@ def test_the_native_core_imports_nothing_of_the_package() -> None:
         assert not re.search(r"^\s*(from|import|cimport)\s+falconimg", path.read_text(), re.MULTILINE), path
 
 
+def test_every_document_is_in_the_source_distribution() -> None:
+    included = (ROOT / "MANIFEST.in").read_text().split()
+    for document in ROOT.glob("*.md"):
+        assert document == README or document.name in included
+
+
 def test_every_link_in_the_documents_leads_to_a_file() -> None:
     for document in ROOT.glob("*.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):

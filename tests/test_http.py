@@ -20,6 +20,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from falconimg import app, errors, formats, operations
+from falconimg.formats import opencv
 from falconimg.openapi import EXAMPLE, EXAMPLE_ITEMS
 from falconimg.resources import ROUTES, Docs
 from falconimg.stores.memory import Memory
@@ -555,6 +556,10 @@ def test_the_server_is_ready_until_it_stops(server: Server) -> None:
     ready = server.client.simulate_get("/readyz")
     assert (ready.status_code, ready.json["status"], ready.json["faults"]) == (200, "ready", [])
     assert set(ready.json["codecs"]) >= {"opencv-python-headless", "simplejpeg", "numpy"}
+    for name in ("ZLib", "JPEG", "PNG", "WEBP", "AVIF", "TIFF"):
+        assert re.search(r"\(ver .*[0-9]\.[0-9]|\(ver .*0x[0-9]", ready.json["opencv"][name]), name
+    assert "libjpeg-turbo" in ready.json["opencv"]["JPEG"]
+    assert "/" not in "".join(ready.json["opencv"].values())
     server.pipeline.stop()
     stopping = server.client.simulate_get("/readyz")
     assert (stopping.status_code, stopping.json["status"]) == (503, "not ready")
@@ -687,6 +692,12 @@ def test_what_is_switched_off_is_told_by_the_server_and_its_document(serve: Serv
     assert all(form["writes"] for form in told.values())
     description = client.simulate_get("/openapi.json").json["info"]["description"]
     assert description.count("reads nothing (switched off)") == len(formats.FORMATS) - 1
+
+
+@pytest.mark.parametrize("said", ["", "Media I/O:", "  Media I/O: \nnothing", "    PNG:  1\n"])
+def test_a_codec_that_says_nothing_of_its_libraries_is_no_fault(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.getBuildInformation", lambda: said)
+    assert opencv.libraries.__wrapped__() == {}
 
 
 # OpenAPI and the page

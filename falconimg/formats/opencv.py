@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,14 @@ def prove_limit(limit: int) -> None:
         f"FALCONIMG_MAX_PIXELS: expected OpenCV to refuse {side}x{side} pixels as more than {limit}, came {came}; "
         "it reads the limit when cv2 is imported, which may not happen before falconimg is"
     )
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """What reads and writes each format inside OpenCV, in OpenCV's own words: {"PNG": "libpng.so (ver 1.6.58)", …}."""
+    section = re.search(r"^ *Media I/O: *\n((?: .*\n)*)", cv2.getBuildInformation(), re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S[^:\n]*): +(\S.*?) *$", section[1] if section else "", re.MULTILINE)
+    return {name: re.sub(r"[^\s(]*/", "", text) for name, text in lines}  # without its builder's paths
 
 
 def _black_png(side: int) -> bytes:
