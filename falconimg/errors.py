@@ -6,11 +6,13 @@
     │   ├── IncompleteBody        400  the body ended before its Content-Length
     │   ├── Unauthorized          401  no token of FALCONIMG_TOKEN came
     │   ├── Forbidden             403  a path leads outside the root
+    │   ├── RequestTimeout        408  it did not come in time
     │   ├── BodyTooLarge          413  the body is over the limit
     │   ├── WrongMediaType        415  the body is said to be something else
     │   ├── WrongHost             421  the Host header is not one of ours
     │   ├── InvalidRequest        422  of the wrong form, or values out of bounds
-    │   └── Busy                  503  no room within the waiting time
+    │   ├── HeadTooLarge          431  the request line and the headers are over the limit
+    │   └── Busy                  503  no room, now or within the waiting time
     ├── ImageProblem              one image of a batch: its neighbours go on
     │   ├── OutsideRoot           403  a path turned out to lead outside, in its turn
     │   ├── Missing               404  there is no such file
@@ -83,6 +85,10 @@ class Forbidden(RequestProblem):
     status, type, title = 403, "/problems/outside-root", "The path is outside the root"
 
 
+class RequestTimeout(RequestProblem):
+    status, type, title = 408, "/problems/request-timeout", "The request did not come in time"
+
+
 class BodyTooLarge(RequestProblem):
     status, type, title = 413, "/problems/body-too-large", "The body is too large"
 
@@ -97,6 +103,10 @@ class WrongHost(RequestProblem):
 
 class InvalidRequest(RequestProblem):
     status, type, title = 422, "/problems/request", "The request is not valid"
+
+
+class HeadTooLarge(RequestProblem):
+    status, type, title = 431, "/problems/head-too-large", "The request's head is too large"
 
 
 class Busy(RequestProblem):

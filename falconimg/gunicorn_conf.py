@@ -54,8 +54,10 @@ class Logger(GunicornLogger):
 wsgi_app = "falconimg.app:create_app()"
 bind = settings.bind
 workers = settings.workers
-worker_class = "gthread"
+worker_class = "falconimg.worker.Worker"
+worker_connections = settings.connections
 threads = settings.threads
+sendfile = False  # it would wait for the client
 timeout = math.ceil(settings.timeout_seconds)  # gunicorn takes whole seconds, and 0 for never
 keepalive = math.ceil(settings.keepalive_seconds)
 # Images are begun during our graceful time; the last of them may take as long as an image may.

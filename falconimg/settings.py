@@ -146,6 +146,8 @@ class Settings:
     )  # fmt: skip
     workers: int = _count(max(2, CORES), 1, 256, "worker processes", "the cores, at least 2")
     threads: int = _count(8, 1, 1024, "requests that a worker serves at once")
+    connections: int = _count(4096, 16, 10**6, "connections of a worker at once, within the limit of open files")
+    queue: int = _count(128, 1, 10**5, "whole requests that wait for a worker's threads; a further one gets 503")
     pool: int = _count(CORES, 1, 256, "images that a worker processes at once", "the cores")
     root: Path = _place(Path(), "the working directory", "where relative paths start; nothing outside is touched")
     input_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for inputs alone")
@@ -172,7 +174,12 @@ class Settings:
     memory: int | None = _count(
         None, 10**6, 10**13, "bytes that a worker's images may take at once", "half of the machine's, over the workers"
     )
-    wait_seconds: float = _time(30, 3600, "how long a request waits for memory before it is refused with 503")
+    wait_seconds: float = _time(30, 3600, "how long a request waits for a thread, then for memory, before it gets 503")
+    client_seconds: float = _time(
+        10,
+        3600,
+        "how long a client may take to send a request, or to read an answer; and a second more for each 100 kB",
+    )
     image_seconds: float = _time(60, 86400, "how long one image may take; an operation that runs is not cut short")
     graceful_seconds: float = _time(30, 86400, "how long a stopping worker begins further images of its requests")
     keepalive_seconds: float = _time(5, 3600, "how long an idle connection is kept")

@@ -244,13 +244,14 @@ GUNICORN = {
     "bind": ("127.0.0.1:18080", "127.0.0.1:18080"),
     "workers": ("5", 5),
     "threads": ("3", 3),
+    "worker_connections": ("512", 512),
     "timeout": ("0.4", 1),
     "keepalive": ("7.5", 8),
     "limit_request_line": ("1000", 1000),
     "loglevel": ("error", "error"),
 }
 VARIABLES = {"timeout": "TIMEOUT_SECONDS", "keepalive": "KEEPALIVE_SECONDS", "limit_request_line": "MAX_REQUEST_LINE",
-             "loglevel": "LOG_LEVEL"}  # fmt: skip
+             "loglevel": "LOG_LEVEL", "worker_connections": "CONNECTIONS"}  # fmt: skip
 
 
 def gunicorn_settings(**environ: str) -> dict[str, Any]:
@@ -276,7 +277,7 @@ def test_every_number_of_gunicorns_is_a_setting() -> None:
 
 def test_gunicorns_heartbeat_and_control_socket_touch_no_disk() -> None:
     found = gunicorn_settings()
-    assert found["worker_class"] == "gthread"
+    assert found["worker_class"] == "falconimg.worker.Worker"
     assert found["control_socket_disable"] is True
     memory = Path("/dev") / "shm"
     assert found["worker_tmp_dir"] == (str(memory) if memory.is_dir() else None)

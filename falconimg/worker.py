@@ -1,0 +1,587 @@
+"""gunicorn's threaded worker, with no thread for a client that is slow.
+
+gunicorn's own (gthread) gives a connection to a thread, which then waits for the
+client's bytes; as many silent clients as there are threads stop the server.
+Here the event loop does all the waiting:
+
+    accept ──> gather ──whole──> queue ──> a thread ──answer──> flush ──> kept alive ──> gather …
+                  │                │                                └──> linger ──> closed
+                  └──late, broken──┴──────canned answer─────────────> flush ──┘
+
+A thread reads a request from memory and leaves in memory what the client does
+not take at once. gunicorn's parser still judges every byte; here is only found
+out where a request ends. It rests on the insides of gunicorn 27.0
+(workers/gthread.py), hence the pin in pyproject.toml; with TLS, HTTP/2, uWSGI
+or the PROXY protocol it is gunicorn's own worker, unchanged.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import resource
+import select
+import selectors
+import socket
+import threading
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from gunicorn import http
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from falconimg import log
+from falconimg.errors import Busy, HeadTooLarge, RequestProblem, RequestTimeout
+from falconimg.settings import Settings
+
+MAX_HEAD = 32 * 1024  # gunicorn's parser takes a line of 8 kB and fields of 8 kB; browsers and proxies stay far below
+RATE = 100_000  # bytes a second: less than a bad mobile network carries; 10 MB then take 100 s at most
+SMALL = 16 * 1024  # what a connection may hold in any case; times 4,096 connections it is less than the room below
+ROOM = 8  # largest bodies that the connections of a worker may hold together beyond that
+MAX_LINE = 4096  # of a chunk's size with its extensions, or of a trailer
+MIN_CHUNK, FREE_CHUNKS = 256, 4096  # smaller ones on average, beyond these, are an attack: each costs the parser 5 µs
+PIECE = 64 * 1024  # taken from a socket at once, so that no client keeps the loop
+LINGER_SECONDS = 2.0  # for a client to read its answer; closing with bytes unread would reset it
+TICK = 0.25  # seconds between two looks at the deadlines
+LATE_AT_ONCE = 64  # answered in one look, so that a thousand late ones do not stop the loop
+SPARE_FILES = 256  # of the limit of open files, for pictures and the listener
+PROBES = 64  # probes that wait for their thread
+
+# both in linear time, whatever comes
+FRAMING = re.compile(rb"^(content-length|transfer-encoding|expect)[ \t]*+:(.*)$", re.I | re.M)
+CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;.*)?\r\n", re.S)
+PROBE = re.compile(rb"(\r\n)?(GET|HEAD) /(livez|readyz|healthz|health)[ ?]")
+
+
+class Chunks:
+    """Where a chunked body ends (RFC 9112, 7.1); what is in it is the parser's affair."""
+
+    def __init__(self) -> None:
+        self.size = self.count = self.skip = 0
+        self.line = b""
+        self.trailers = False
+
+    def feed(self, data: bytes) -> int | None:
+        """The place in these further bytes where the body has ended, or None.
+
+        Raises:
+            ValueError: this is no chunked body, or one in crumbs
+        """
+        at = 0
+        while at < len(data):
+            if self.skip:
+                step = min(self.skip, len(data) - at)
+                self.skip, at = self.skip - step, at + step
+                continue
+            end = data.find(b"\n", at) + 1
+            self.line, at = self.line + data[at : end or None], end or len(data)
+            if len(self.line) > MAX_LINE:
+                raise ValueError
+            if end:
+                line, self.line = self.line, b""
+                if self._ends(line):
+                    return at
+        return None
+
+    def _ends(self, line: bytes) -> bool:
+        if self.trailers:
+            return line == b"\r\n"
+        match = CHUNK.fullmatch(line)
+        self.count += 1
+        if not match or self.count > FREE_CHUNKS + self.size // MIN_CHUNK:
+            raise ValueError
+        size = int(match[1], 16)
+        self.size, self.skip, self.trailers = self.size + size, size + 2 if size else 0, not size
+        return False
+
+
+class Gathering:
+    """One request's bytes as they come.
+
+    `pieces` are the request's, for the parser; `rest` is what came behind it. A
+    request that is not `whole` is broken, or refused whatever follows; no other
+    can follow on its connection.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.head = self.rest = b""
+        self.pieces: list[Any] = []  # bytes, or bytearray while it grows
+        self.left = 0
+        self.chunks: Chunks | None = None
+        self.whole = self.expects = False
+
+    def feed(self, data: bytes) -> bool:
+        """Whether the parser can have it, with these further bytes.
+
+        Raises:
+            HeadTooLarge: its head has no end within MAX_HEAD bytes
+        """
+        if self.pieces:
+            return self._body(data)
+        searched = max(0, len(self.head) - 3)
+        self.head += data
+        end = self.head.find(b"\r\n\r\n", searched) + 4
+        if max(end, len(self.head) if end == 3 else 0) > MAX_HEAD:
+            raise HeadTooLarge(f"expected a request line and headers of at most {MAX_HEAD} bytes, came more")
+        if end == 3:
+            # a bare LF will never end it: the parser refuses it now
+            self.pieces = [self.head] if self.head.count(b"\n") != self.head.count(b"\r\n") else []
+            return bool(self.pieces)
+        body, self.head = self.head[end:], self.head[:end]
+        self.pieces = [self.head]
+        return not self._framed() or self._body(body)
+
+    def _framed(self) -> bool:
+        """Find out how its body is framed; whether it is worth waiting for."""
+        fields = [(name.lower(), value.strip(b" \t\r").lower()) for name, value in FRAMING.findall(self.head)]
+        framing = [field for field in fields if field[0] != b"expect"]
+        self.expects = (b"expect", b"100-continue") in fields and b" HTTP/1.1\r\n" in self.head
+        if not framing:
+            return True
+        (name, value), *more = framing
+        if name == b"transfer-encoding":
+            self.chunks = Chunks()
+            return not more and value.rpartition(b",")[2].strip() == b"chunked"
+        self.left = int(value) if re.fullmatch(rb"[0-9]{1,18}", value) else self.limit + 1
+        return not more and self.left <= self.limit
+
+    def _body(self, data: bytes) -> bool:
+        end: int | None
+        if self.chunks is None:
+            end = self.left if self.left <= len(data) else None
+            self.left -= len(data)
+        else:
+            try:
+                end = self.chunks.feed(data)
+            except ValueError:
+                self._add(data)
+                return True
+        self._add(data[:end])
+        if end is not None:
+            self.whole, self.rest = True, data[end:]
+        return self.whole or (self.chunks is not None and self.chunks.size > self.limit)
+
+    def _add(self, data: bytes) -> None:
+        """Keep bytes of the body; many small ones would take many times their size, and an empty one means an end."""
+        last = self.pieces[-1]
+        if isinstance(last, bytearray) and len(last) + len(data) <= PIECE:
+            last += data
+        elif data:
+            self.pieces.append(bytearray(data))
+
+
+class Room:
+    """The bytes that the connections of a worker hold together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held, self.lock = limit, 0, threading.Lock()
+
+    def take(self, size: int, anyway: bool) -> bool:
+        """Whether there is room for so many more; then they are counted."""
+        with self.lock:
+            fits = anyway or self.held + size <= self.limit
+            self.held += size if fits else 0
+            return fits
+
+    def give(self, size: int) -> None:
+        """Count so many no longer."""
+        with self.lock:
+            self.held -= size
+
+
+class Client(socket.socket):
+    """A client's socket, whose answers wait in memory: what the system does not take at once is left for the loop."""
+
+    room: Room
+    seconds: float
+
+    def __init__(self, accepted: socket.socket, room: Room, seconds: float) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        self.room, self.seconds = room, seconds
+        self.unsent: deque[memoryview] = deque()
+        self.left = 0
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Send, or keep for later; where there is no room to keep it, wait for the client, but not for long."""
+        view = memoryview(data)
+        if self.flush():
+            view = view[self._sent(view) :]
+        if not view:
+            return
+        kept = self.room.take(len(view), anyway=self.left + len(view) <= SMALL)
+        self.unsent.append(view)
+        self.left += len(view)
+        if kept:
+            return
+        self.room.take(len(view), anyway=True)  # the application holds them already; no more come while this waits
+        self._wait()
+
+    def flush(self) -> bool:
+        """Send what can be sent now; whether nothing is left."""
+        while self.unsent:
+            sent = self._sent(self.unsent[0])
+            self.left -= sent
+            self.room.give(sent)
+            if sent < len(self.unsent[0]):
+                self.unsent[0] = self.unsent[0][sent:]
+                return False
+            self.unsent.popleft()
+        return True
+
+    def _sent(self, view: memoryview) -> int:
+        try:
+            return self.send(view, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def _wait(self) -> None:
+        end = monotonic() + self.seconds + self.left / RATE
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+        while not self.flush():
+            if not poll.poll(max(0.0, end - monotonic()) * 1000):
+                raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer")
+
+
+class Connection(TConn):
+    """A client's connection, with the request that is gathered or answered on it."""
+
+    sock: Client
+    parser: Any
+
+    def __init__(self, cfg: Any, sock: Client, client: Any, server: Any, limit: int) -> None:
+        super().__init__(cfg, sock, client, server)
+        self.gathering = Gathering(limit)
+        self.begun = self.deadline = self.queued = 0.0
+        self.held = 0
+        self.probes = False
+        self.then: Callable[[Connection], None]
+        # the worker makes a parser for each request, and its bytes are at hand
+        self.initialized = self.data_ready = True
+
+
+class Worker(ThreadWorker):
+    """gunicorn's threaded worker, with the loop doing all the waiting for clients."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = Settings.from_environ()
+        # The largest body that any route takes: a larger one is refused by its length, unread.
+        self.limit = self.settings.max_body
+        self.room = Room(ROOM * self.limit)
+        # On what the loop waits besides idle connections, the oldest first, and what to do when it comes too late.
+        self.waiting: dict[Connection, Callable[[Connection], None]] = {}
+        self.looked = 0.0
+        self.counts: Counter[str] = Counter()
+        self.counted = 0.0
+        self.waste = bytearray(PIECE)
+        # Requests with or waiting for the threads, and for the probes' one.
+        self.in_hand = {False: 0, True: 0}
+        self.most = {False: self.cfg.threads + self.settings.queue, True: 1 + PROBES}
+        self.gathers = not (
+            self.cfg.is_ssl
+            or "h2" in self.cfg.http_protocols
+            or self.cfg.protocol != "http"
+            or self.cfg.proxy_protocol != "off"
+        )
+
+    def init_process(self) -> None:
+        """Allow as many open files as connections need, then serve."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY:
+            self.worker_connections = max(1, min(self.worker_connections, hard - SPARE_FILES))
+            self.max_keepalived = self.worker_connections - self.cfg.threads
+        wanted = max(soft, self.worker_connections + SPARE_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        self.probes = ThreadPoolExecutor(1)
+        super().init_process()
+        self.probes.shutdown(wait=False)
+
+    # The loop: each method is called there, and none waits.
+
+    def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
+        """Wait for events, but no longer than to the next look at the deadlines."""
+        wait = min(timeout or 0.0, max(0.0, self.looked + TICK - monotonic()))
+        super().wait_for_and_dispatch_events(wait if self.waiting or self.counts else timeout)
+        now = monotonic()
+        if now >= self.looked + TICK:
+            late = [conn for conn in self.waiting if conn.deadline <= now]
+            for conn in late[:LATE_AT_ONCE]:
+                self.waiting[conn](conn)
+            self.looked = now if len(late) <= LATE_AT_ONCE else 0.0
+        if self.counts and now >= self.counted + 1:
+            log.logger.info("clients", **self.counts)
+            self.counts.clear()
+            self.counted = now
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """Begin or cease to accept; a stopping worker takes those who wait already, and closes its door."""
+        if enabled or self.alive:
+            super().set_accept_enabled(enabled)
+            return
+        for listener in self.sockets:
+            for _ in range(self.cfg.backlog):
+                if not self.gathers or not self._accept(listener):
+                    break
+        super().set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        self.sockets = []
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take one connection; the other workers may want the next."""
+        if self.gathers:
+            self._accept(listener)
+        else:
+            super().accept(listener)
+
+    def _accept(self, listener: socket.socket) -> bool:
+        try:
+            accepted, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.counts["refused_for_files"] += 1
+                self._make_room()
+            return False
+        self.nr_conns += 1
+        sock = Client(accepted, self.room, self.settings.client_seconds)
+        self.enqueue_req(Connection(self.cfg, sock, address, listener.getsockname(), self.limit))
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+        return True
+
+    def _make_room(self) -> None:
+        """Close the oldest connection that waits for its client, or else the longest idle."""
+        oldest = next(iter(self.waiting), None)
+        self.counts["closed_for_room"] += 1
+        if oldest is not None:
+            self._drop(oldest)
+        elif self.keepalived_conns:
+            self.keepalived_conns[0].timeout = 0.0
+            self.murder_keepalived()
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Gather the next request of a connection that is new, or readable, or brought more than one."""
+        if not isinstance(conn, Connection):
+            super().enqueue_req(conn)
+            return
+        rest, conn.gathering = conn.gathering.rest, Gathering(self.limit)
+        conn.begun = monotonic()
+        conn.deadline = conn.begun + self.settings.client_seconds
+        if not (rest and self._take(conn, rest)) and not self._gather(conn):
+            self._wait(conn, selectors.EVENT_READ, self._gather, self._too_late)
+
+    def _gather(self, conn: Connection) -> bool:
+        """Take what has come; whether that ends the gathering."""
+        try:
+            data = conn.sock.recv(PIECE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._drop(conn)
+            return True
+        if data:
+            return self._take(conn, data)
+        if conn.gathering.pieces:
+            self._hand_over(conn)  # the body is short: the application says so
+        else:
+            self._drop(conn)
+        return True
+
+    def _take(self, conn: Connection, data: bytes) -> bool:
+        if not self.room.take(len(data), anyway=conn.held + len(data) <= SMALL):
+            self._refuse(conn, Busy("expected room for the request's body, came none free"))
+            return True
+        conn.held += len(data)
+        conn.deadline = conn.begun + self.settings.client_seconds + conn.held / RATE
+        try:
+            if conn.gathering.feed(data):
+                self._hand_over(conn)
+                return True
+        except RequestProblem as problem:
+            self._refuse(conn, problem)
+            return True
+        if conn.gathering.expects:
+            conn.gathering.expects = False
+            try:
+                conn.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            except OSError:
+                self._drop(conn)
+                return True
+        return False
+
+    def _too_late(self, conn: Connection) -> None:
+        if conn.held:
+            self.counts["late"] += 1
+            seconds = f"{self.settings.client_seconds:g} seconds and {RATE} bytes a second of a body"
+            self._refuse(conn, RequestTimeout(f"expected the request within {seconds}, came a part"))
+        else:
+            self.counts["silent"] += 1
+            self._drop(conn)
+
+    def _hand_over(self, conn: Connection) -> None:
+        """Give the request to a thread; one of their own answers the probes, under any load."""
+        self._leave(conn)
+        conn.probes = bool(PROBE.match(conn.gathering.head))
+        if self.in_hand[conn.probes] >= self.most[conn.probes]:
+            self._refuse(conn, Busy("expected a place in the queue (FALCONIMG_QUEUE), came none free"))
+            return
+        self.in_hand[conn.probes] += 1
+        conn.queued = monotonic()
+        answer = (self.probes if conn.probes else self.tpool).submit(self.handle, conn)
+        answer.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def finish_request(self, conn: TConn, fs: Future[bool]) -> None:
+        """Send the rest of the answer, and keep the connection or close it."""
+        if not isinstance(conn, Connection):
+            super().finish_request(conn, fs)
+            return
+        self.in_hand[conn.probes] -= 1
+        self.room.give(conn.held)
+        conn.held = 0
+        kept = fs.exception() is None and fs.result()
+        conn.then = partial(self._keep, answer=fs) if kept else self._linger
+        self._flush(conn)
+
+    def _flush(self, conn: Connection) -> None:
+        try:
+            flushed = conn.sock.flush()
+        except OSError:
+            self._drop(conn)
+            return
+        if flushed:
+            self._leave(conn)
+            conn.then(conn)
+        elif conn not in self.waiting:
+            conn.deadline = monotonic() + self.settings.client_seconds + conn.sock.left / RATE
+            self._wait(conn, selectors.EVENT_WRITE, self._flush, self._unread)
+
+    def _unread(self, conn: Connection) -> None:
+        self.counts["unread"] += 1
+        self._drop(conn)
+
+    def _keep(self, conn: Connection, answer: Future[bool]) -> None:
+        if conn.gathering.rest:
+            self.enqueue_req(conn)
+        else:
+            super().finish_request(conn, answer)
+
+    def _linger(self, conn: Connection) -> None:
+        """Say that no more comes, and close when the client has seen it."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+            return
+        conn.deadline = monotonic() + LINGER_SECONDS
+        self._wait(conn, selectors.EVENT_READ, self._discard, self._drop)
+
+    def _discard(self, conn: Connection) -> None:
+        try:
+            if conn.sock.recv_into(self.waste, 0, socket.MSG_DONTWAIT):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._drop(conn)
+
+    def _refuse(self, conn: Connection, problem: RequestProblem) -> None:
+        self._leave(conn)
+        conn.then = self._linger
+        try:
+            self._say(conn, problem)
+        except OSError:
+            self._drop(conn)
+        else:
+            self._flush(conn)
+
+    def _drop(self, conn: Connection) -> None:
+        """Close; the only way in which a connection ends."""
+        self._leave(conn)
+        self.nr_conns -= 1
+        self.room.give(conn.held + conn.sock.left)
+        conn.close()
+
+    def _wait(
+        self,
+        conn: Connection,
+        event: int,
+        step: Callable[[Connection], object],
+        late: Callable[[Connection], None],
+    ) -> None:
+        def ready(_sock: socket.socket) -> None:
+            # an earlier event of the same round may have closed it
+            if conn in self.waiting:
+                step(conn)
+
+        self.waiting[conn] = late
+        self.poller.register(conn.sock, event, ready)
+
+    def _leave(self, conn: Connection) -> None:
+        if self.waiting.pop(conn, None):
+            self.poller.unregister(conn.sock)
+
+    # The threads: none of it reads from a socket.
+
+    def handle(self, conn: TConn) -> bool:
+        """Answer the gathered request, unless it has waited too long."""
+        if isinstance(conn, Connection):
+            seconds = self.settings.wait_seconds
+            if monotonic() - conn.queued > seconds:
+                self._say(conn, Busy(f"expected a thread to come free within {seconds:g} seconds, came none"))
+                return False
+            conn.parser = http.get_parser(self.cfg, conn.gathering.pieces, conn.client)
+        return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: TConn) -> bool:
+        """Hand it to the application; where its end is unknown, it is the connection's last."""
+        if isinstance(conn, Connection):
+            req._expected_100_continue = False  # it has been answered, or its body is not wanted
+            if not conn.gathering.whole:
+                req.force_close()
+        answered: bool = super().handle_request(req, conn)
+        return answered
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+        if isinstance(conn, Connection):
+            # What the application has not read of the body is only in memory. Where its end was not as the
+            # parser has it, no further request can be told.
+            return keepalive and not conn.parser.mesg.body.failed
+        drained: bool = super()._keepalive_after(conn, keepalive)  # type: ignore[misc]  # the stub lacks it
+        return drained
+
+    def _say(self, conn: Connection, problem: RequestProblem) -> None:
+        """Answer with a problem, as the application would, and log it."""
+        request_id = uuid.uuid4().hex
+        level = log.logger.debug if isinstance(problem, RequestTimeout) else log.logger.info
+        client = conn.client[0] if isinstance(conn.client, tuple) else ""
+        level("refused", request_id=request_id, client=client, status=problem.status, detail=problem.detail)
+        conn.sock.sendall(canned(problem, request_id, body=not conn.gathering.head.startswith(b"HEAD ")))
+
+
+REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+
+
+def canned(problem: RequestProblem, request_id: str, body: bool = True) -> bytes:
+    """The whole answer of a problem, after which the connection ends."""
+    told = {"type": problem.type, "title": problem.title, "detail": problem.detail, "status": problem.status}
+    text = json.dumps({**told, "request_id": request_id}).encode()
+    lines = [
+        f"HTTP/1.1 {problem.status} {REASONS[problem.status]}",
+        "Connection: close",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(text)}",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        f"X-Request-ID: {request_id}",
+        *(["Retry-After: 5"] if problem.status == 503 else []),
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (text if body else b"")
