@@ -505,7 +505,7 @@ def test_no_handle_goes_to_a_program_that_is_started_meanwhile(
 
     def start(real: Callable[..., Any]) -> Callable[..., Any]:
         def starting(*args: Any, **kwargs: Any) -> Any:
-            ours = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_dir() or path.is_file()]
+            ours = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_dir() or path.is_file()]
             counts.append(sum(str(tmp_path) in path for path in ours))
             command = [sys.executable, "-S", "-c", LISTED]
             child = subprocess.run(command, close_fds=False, capture_output=True, text=True, check=True)
@@ -545,12 +545,12 @@ def test_an_output_that_is_a_link_is_replaced_as_a_name(target: str, split: bool
         before = {str(path): path.lstat() for path in (base / "outside/a.png", served.root / "in/a.png")}
         document: dict[str, Any] = {"images": [{"input": "good.png", "output": "link.png"}]}
         if route == "/v1/process":
-            kept = os.readlink(served.root / name)
+            kept = (served.root / name).readlink()
             for if_exists, verdict in (("skip", "done" if split else "skipped"), ("error", "failed")):
                 more = {"operations": ["split"] if split else [], "if_exists": if_exists}
                 result = served.post(route, {**document, **more})
                 assert result.json["images"][0]["status"] == verdict
-                assert os.readlink(served.root / name) == kept
+                assert (served.root / name).readlink() == kept
         assert served.post(route, {**document, "operations": ["split"] if split else []}).status_code == 200
         assert not (served.root / name).is_symlink()
         assert np.array_equal(served.picture(name), PICTURE[:3, :4] if split else PICTURE)
