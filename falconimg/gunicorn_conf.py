@@ -5,24 +5,23 @@ from __future__ import annotations
 import datetime
 import math
 import multiprocessing
-import signal
+import os
 import sys
 import threading
 from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger as GunicornLogger
 
 from falconimg import log
 from falconimg.errors import SettingsProblem
-from falconimg.settings import Settings, check_codec_limit
+from falconimg.settings import Settings
+from falconimg.worker import HANGING
 
 try:
     settings = Settings.from_environ()
-    check_codec_limit(settings)
 except SettingsProblem as problem:
     sys.exit(f"falconimg: {problem.detail}")
 
@@ -97,19 +96,24 @@ def _try(app: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Tell the pipeline when the worker is told to stop, and sweep what killed workers left."""
-    pipeline = worker.wsgi.pipeline
-    before = signal.getsignal(signal.SIGTERM)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        pipeline.stop()
-        if callable(before):
-            before(number, frame)
-
-    signal.signal(signal.SIGTERM, stop)
+    """Let readiness look at the other workers, and sweep what killed ones left."""
+    HANGING.replace()
+    worker.wsgi.pipeline.peers_hang = HANGING.waits
     # the first worker, and each that replaces another
     if worker.age == 1 or worker.age > worker.cfg.workers:
-        threading.Thread(target=_sweep, args=[pipeline.store], daemon=True).start()
+        threading.Thread(target=_sweep, args=[worker.wsgi.pipeline.store], daemon=True).start()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """End the process though a step in it does not return: Python would wait for its thread."""
+    if worker.pid == os.getpid() and worker.booted and worker.wsgi.pipeline.hangs:
+        os._exit(0)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Ask for one worker less again, if this one was replaced before it ended."""
+    if HANGING.end(worker.age):
+        server.num_workers = max(server.num_workers - 1, server.cfg.workers)
 
 
 def _sweep(store: Any) -> None:

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
+import os
 import re
 import resource
 import select
 import selectors
+import signal
 import socket
 import threading
 import uuid
@@ -267,8 +270,42 @@ class Connection(TConn):
         self.initialized = self.data_ready = True
 
 
+class Hanging:
+    """Which workers hang and wait for their replacement, in memory that gunicorn's processes share."""
+
+    SLOTS, WAITS, REPLACED = 256, 1, 2
+
+    def __init__(self) -> None:
+        self._marks = mmap.mmap(-1, self.SLOTS)
+
+    def begin(self, age: int) -> None:
+        """This worker hangs; the next one that boots is its replacement."""
+        self._marks[age % self.SLOTS] = self.WAITS
+
+    def replace(self) -> None:
+        """A worker has booted: those that waited for one are replaced."""
+        for slot, mark in enumerate(self._marks[:]):
+            if mark == self.WAITS:
+                self._marks[slot] = self.REPLACED
+
+    def end(self, age: int) -> bool:
+        """This worker has ended; whether it had hung."""
+        hung = self._marks[age % self.SLOTS] != 0
+        self._marks[age % self.SLOTS] = 0
+        return hung
+
+    def waits(self) -> bool:
+        """Whether any waits for its replacement."""
+        return self.WAITS in self._marks[:]
+
+
+HANGING = Hanging()
+
+
 class Worker(ThreadWorker):
     """gunicorn's threaded worker, with the loop doing all the waiting for clients."""
+
+    wsgi: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -306,6 +343,16 @@ class Worker(ThreadWorker):
 
     # The loop: each method is called there, and none waits.
 
+    def notify(self) -> None:
+        """Tell gunicorn that this worker lives; and stop, for another to take its place, if a step in it hangs."""
+        super().notify()
+        if self.alive and self.wsgi.pipeline.hangs:
+            log.logger.error("worker_hangs", detail="a step of an image does not return: it is replaced")
+            HANGING.begin(self.age)
+            self.alive = False
+            # one worker more, before this one has ended what else it does
+            os.kill(self.ppid, signal.SIGTTIN)
+
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Wait for events, but no longer than to the next look at the deadlines."""
         wait = min(timeout or 0.0, max(0.0, self.looked + TICK - monotonic()))
@@ -326,6 +373,7 @@ class Worker(ThreadWorker):
         if enabled or self.alive:
             super().set_accept_enabled(enabled)
             return
+        self.wsgi.pipeline.stop()
         for listener in self.sockets:
             for _ in range(self.cfg.backlog):
                 if not self.gathers or not self._accept(listener):

@@ -301,3 +301,61 @@ def test_the_checkouts_configuration_is_the_packages() -> None:
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=SECONDS)
     assert ended.stdout == "falconimg.app:create_app()\n"
+
+
+HANGS = """
+import time
+from falconimg import formats
+real = formats.decode
+def decode(data, header):
+    if header.width == 77:
+        time.sleep(120)  # as a native call that does not return: it holds no lock
+    return real(data, header)
+formats.decode = decode
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_a_worker_in_which_a_step_hangs_is_replaced_without_cutting_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(HANGS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    stuck = write(tmp_path, "in/stuck.png", pictures.noise(50, 77))
+    fine = write(tmp_path, "in/fine.png", pictures.noise(50, 78))
+    long = [write(tmp_path, f"in/long{n}.png", pictures.noise(300, 400, seed=n)) for n in range(40)]
+    with serving(tmp_path, workers=workers, pool="2", image_seconds="1.5") as server, ThreadPoolExecutor(4) as clients:
+        begun = time.monotonic()
+        hanging = clients.submit(server.process_batch, [stuck, fine])
+        time.sleep(0.5)
+        batches = [clients.submit(server.process_batch, long, "resize=3", "blur=31") for _ in range(2)]
+        seen: list[tuple[float, int, Any]] = []
+
+        def replaced() -> bool:
+            status, answer, _ = server.ask("GET", "/readyz")
+            seen.append((time.monotonic() - begun, status, answer["faults"]))
+            return "worker_hangs" in server.log and len(server.workers()) == int(workers) + 1 and status == 200
+
+        server.wait_for(replaced, 15)
+        status, report = hanging.result(SECONDS)
+        assert status == 207
+        assert [image["status"] for image in report["images"]] == ["failed", "done"]
+        assert report["images"][0]["error"]["type"] == "/problems/deadline"
+        red = [moment for moment, status, faults in seen if status == 503]
+        assert red
+        assert red[0] < 1.5 + 5
+        assert {tuple(faults) for _, status, faults in seen if status == 503} <= {
+            ("a step of an image does not return",), ("the server is stopping",),
+        }  # fmt: skip
+        for batch in batches:
+            assert (batch.result(SECONDS)[0], batch.result()[1]["done"]) == (200, 40)
+        server.wait_for(lambda: "Worker exiting" in server.log)
+        # as many as before, and no more
+        server.wait_for(lambda: len(children(server.process.pid)) == int(workers))
+        assert server.process_batch([fine])[0] == 200
+        assert len(server.workers()) == int(workers) + 1
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
