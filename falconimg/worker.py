@@ -278,6 +278,10 @@ class Hanging:
     def __init__(self) -> None:
         self._marks = mmap.mmap(-1, self.SLOTS)
 
+    def mark(self, age: int) -> int:
+        """WAITS, REPLACED, or 0 where this worker does not hang."""
+        return self._marks[age % self.SLOTS]
+
     def begin(self, age: int) -> None:
         """This worker hangs; the next one that boots is its replacement."""
         self._marks[age % self.SLOTS] = self.WAITS
@@ -290,7 +294,7 @@ class Hanging:
 
     def end(self, age: int) -> bool:
         """This worker has ended; whether it had hung."""
-        hung = self._marks[age % self.SLOTS] != 0
+        hung = self.mark(age) != 0
         self._marks[age % self.SLOTS] = 0
         return hung
 
@@ -344,14 +348,15 @@ class Worker(ThreadWorker):
     # The loop: each method is called there, and none waits.
 
     def notify(self) -> None:
-        """Tell gunicorn that this worker lives; and stop, for another to take its place, if a step in it hangs."""
+        """Tell gunicorn that this worker lives; if a step in it hangs, ask for another, and stop once that serves."""
         super().notify()
-        if self.alive and self.wsgi.pipeline.hangs:
+        mark = HANGING.mark(self.age)
+        if not mark and self.alive and self.wsgi.pipeline.hangs:
             log.logger.error("worker_hangs", detail="a step of an image does not return: it is replaced")
             HANGING.begin(self.age)
+            os.kill(self.ppid, signal.SIGTTIN)  # one worker more
+        elif mark == HANGING.REPLACED:
             self.alive = False
-            # one worker more, before this one has ended what else it does
-            os.kill(self.ppid, signal.SIGTTIN)
 
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Wait for events, but no longer than to the next look at the deadlines."""

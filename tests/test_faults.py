@@ -235,11 +235,13 @@ def test_the_sweep_leaves_the_temporaries_of_who_is_at_work_and_names_like_them(
             assert time.monotonic() < end, "it did not come to its rename"
             time.sleep(0.01)
         [name] = strays(tmp_path)
-        lookalikes = [name + "x", "x" + name, name.replace(".tmp", ".png"), name.upper(), name.replace("-", "_")]
-        lookalikes = [f"d/{text}" for text in lookalikes]
-        for path in lookalikes:
-            (tmp_path / path).write_bytes(b"theirs")
-        assert Files(tmp_path, tmp_path).sweep() == 0
+        dead = re.sub(r"-[0-9]+(-[0-9a-f]+\.tmp)", r"-1\1", name)  # the same id, of a process before
+        assert dead != name
+        theirs = [dead + "x", "x" + dead, dead.replace(".tmp", ".png"), dead.upper(), dead.replace("-", "_"), "a.tmp"]
+        for path in (dead, *theirs):
+            (tmp_path / "d" / path).write_bytes(b"theirs")
+        assert Files(tmp_path, tmp_path).sweep() == 1
+        assert not (tmp_path / "d" / dead).exists()
         os.kill(writer.pid or 0, signal.SIGCONT)
         assert hears.poll(real.SECONDS)
         assert hears.recv_bytes() == b"done"
@@ -247,7 +249,7 @@ def test_the_sweep_leaves_the_temporaries_of_who_is_at_work_and_names_like_them(
         writer.kill()
         writer.join()
     assert (tmp_path / "d/a").read_bytes() == version(1)
-    assert [path for path in lookalikes if (tmp_path / path).read_bytes() != b"theirs"] == []
+    assert [path for path in theirs if (tmp_path / "d" / path).read_bytes() != b"theirs"] == []
 
 
 def _stopped(pid: int) -> bool:
@@ -366,18 +368,20 @@ FAULTS = {
 def failing(patch: pytest.MonkeyPatch, fault: Fault) -> None:
     """From now on nothing can be written in `victim`: after half of the data, where it is the data that fails."""
     act = getattr(os, fault.call)
-    begun: set[int] = set()
+    begun: set[str] = set()
 
-    def concerned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def concerned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         handle = kwargs.get("dir_fd", kwargs.get("dst_dir_fd", args[0]))
-        return isinstance(handle, int) and "/victim" in str(Path(f"/proc/self/fd/{handle}").readlink())
+        path = str(Path(f"/proc/self/fd/{handle}").readlink()) if isinstance(handle, int) else ""
+        return path if "/victim" in path else ""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         creates = fault.call != "open" or args[1] & os.O_ACCMODE != os.O_RDONLY
-        if not creates or not concerned(args, kwargs):
+        path = concerned(args, kwargs) if creates else ""
+        if not path:
             return act(*args, **kwargs)
-        if fault.call == "write" and args[0] not in begun:
-            begun.add(args[0])
+        if fault.call == "write" and path not in begun:
+            begun.add(path)
             return act(args[0], args[1][: len(args[1]) // 2])
         raise OSError(fault.code, os.strerror(fault.code))
 
