@@ -34,6 +34,9 @@ FOREIGN_SECONDS = 24 * 3600
 OPEN_FOLDERS = 8
 """Directories that one publish holds open: many publish at once, and 1,024 handles is a usual limit."""
 
+SETTLED = 10_000
+"""Directories that a store remembers to have synced all the way up."""
+
 _OUTSIDE = (errno.ELOOP, errno.EXDEV)
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _PATH = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)  # O_PATH: a directory need not be readable
@@ -143,6 +146,7 @@ class Files:
         self._input = _Root(input_root)
         self._output = _Root(output_root)
         self._fsync = fsync
+        self._settled: set[tuple[int, int]] = set()  # directories, by device and inode, that are in synced ones
         self._unnamed = hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()
         self._descend: Callable[[int, bytes], int] = openat2
         try:
@@ -276,17 +280,22 @@ class Files:
         return left
 
     def _make(self, folder: bytes) -> int:
-        """The output directory's handle; it and its parents are made where missing."""
+        """The output directory's handle; it and its parents are made where missing, and surely on the disk."""
 
         def make(parent: int, name: bytes) -> None:
             with suppress(FileExistsError):
                 os.mkdir(name, dir_fd=parent)
-                self._sync(parent)
 
         try:
-            return self._descend(self._output.handle, folder)
+            handle = self._descend(self._output.handle, folder)
         except FileNotFoundError:
-            return walk(self._output.handle, folder, make)
+            handle = walk(self._output.handle, folder, make)
+        try:
+            self._settle(folder, handle)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
 
     def _write(self, folder: int, target: _Target, temporary: bytes) -> None:
         """The data as `temporary` in `folder`, synced and closed, so that thousands can wait."""
@@ -313,6 +322,19 @@ class Files:
                 os.fsync(handle)
             if not named:
                 os.link(f"/proc/self/fd/{handle}", temporary, dst_dir_fd=folder, follow_symlinks=True)
+
+    def _settle(self, folder: bytes, handle: int) -> None:
+        """Sync the directories above an output's, once: whoever made them may not have done so yet."""
+        info = os.fstat(handle)
+        if not self._fsync or (info.st_dev, info.st_ino) in self._settled:
+            return
+        parts = folder.split(b"/")
+        for depth in range(len(parts) if folder != b"." else 0):
+            with _closing(self._descend(self._output.handle, b"/".join(parts[:depth]) or b".")) as parent:
+                self._sync(parent)
+        if len(self._settled) >= SETTLED:
+            self._settled.clear()
+        self._settled.add((info.st_dev, info.st_ino))
 
     def _sync(self, folder: int) -> None:
         if self._fsync:
