@@ -1,7 +1,8 @@
 """AVIF: gray, RGB and RGBA of 8, 10 and 12 bits; of a sequence the first picture.
 
 Source: ISO/IEC 14496-12, 4.2 (boxes), 8.11 (meta, iloc, iinf, iref); ISO/IEC 23008-12, 6.5 (properties), 6.6.2.3
-(grid), 9.3 (ipma), Annex A (Exif); AV1-ISOBMFF, 2.3.3 (av1C); AVIF 1.1, 2 and 4 (items, alpha).
+(grid), 9.3 (ipma), Annex A (Exif); AV1-ISOBMFF, 2.3.3 (av1C); AVIF 1.1, 2 and 4 (items, alpha); AV1, 5.3 (units),
+5.5 (the sequence header).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, P
 ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
 XMP_TYPE = b"application/rdf+xml"
 BRANDS = (b"avif", b"avis")
+SEQUENCE = 1  # AV1's kind of unit, 6.2.2
 MAX_SIDE = 32768  # libavif reads no more
 _WINDOW = 500  # bytes that OpenCV recognizes a file by
 MAX_COUNT = 2**16  # of boxes, items, references
@@ -105,6 +107,83 @@ class Item:
         return next((value for name, value in self.properties if name == kind), None)
 
 
+class Bits:
+    """Whole numbers of any width from bytes, the highest bit first; zeros behind their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.rest, self.left = int.from_bytes(data), 8 * len(data)
+
+    def number(self, width: int) -> int:
+        """The next bits."""
+        self.left -= width
+        return (self.rest >> self.left if self.left >= 0 else 0) & (1 << width) - 1
+
+    def exponential(self) -> int:
+        """The next number of AV1's uvlc(), 4.10.3."""
+        zeros = 0
+        while zeros < 32 and not self.number(1):
+            zeros += 1
+        return self.number(zeros) + (1 << zeros) - 1
+
+
+def _largest_frame(sequence: bytes) -> tuple[int, int]:
+    """The sides that an AV1 sequence header allows its frames, AV1 5.5.1."""
+    bits = Bits(sequence[:512])
+    bits.number(4)  # profile, still picture
+    if bits.number(1):
+        bits.number(5)
+    else:
+        delay = _timing(bits)
+        display = bits.number(1)
+        for _ in range(bits.number(5) + 1):
+            bits.number(12)
+            if bits.number(5) > 7:
+                bits.number(1)
+            if delay and bits.number(1):
+                bits.number(2 * delay + 1)
+            if display and bits.number(1):
+                bits.number(4)
+    widths = bits.number(4) + 1, bits.number(4) + 1
+    return bits.number(widths[0]) + 1, bits.number(widths[1]) + 1
+
+
+def _timing(bits: Bits) -> int:
+    """The width of a decoder model's delays, 5.5.3 and 5.5.4; 0 where there is no model."""
+    if not bits.number(1):
+        return 0
+    bits.number(64)
+    if bits.number(1):
+        bits.exponential()
+    if not bits.number(1):
+        return 0
+    delay = bits.number(5) + 1
+    bits.number(42)
+    return delay
+
+
+def _sequences(data: memoryview, steps: Iterator[int]) -> Iterator[bytes]:
+    """The sequence headers in AV1 data, 5.3; each unit takes a step."""
+    place = 0
+    for _ in steps:
+        if place >= len(data):
+            return
+        head, place = data[place], place + 1 + (data[place] >> 2 & 1)
+        size = len(data) - place
+        if head & 2:
+            size = 0
+            for shift in range(0, 56, 7):
+                if place >= len(data):
+                    return
+                size |= (data[place] & 127) << shift
+                place += 1
+                if not data[place - 1] & 128:
+                    break
+        if head >> 3 & 15 == SEQUENCE:
+            yield bytes(data[place : place + min(size, 512)])
+        place += size
+    raise Unsupported(f"an AVIF of more than {MAX_COUNT} units is not read")
+
+
 class Meta:
     """The meta box: its items, and which one is the picture."""
 
@@ -135,14 +214,18 @@ class Meta:
         version, _ = reader.version()
         sizes = reader.number(2)
         offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-        wide = 4 if version == 2 else 2
+        wide, count = 4 if version == 2 else 2, 0
         for _ in reader.times(wide):
             item = self.item(reader.number(wide))
             item.within = reader.number(2) & 15 if version else 0
             reader.take(2)
             base = reader.number(base_size)
             size = len(self.idat if item.within == 1 else self.file)
-            for _ in reader.times(2):
+            extents = reader.times(2)
+            count += len(extents)
+            if count > MAX_COUNT:  # they may take no byte each
+                raise Unsupported(f"an AVIF of more than {MAX_COUNT} pieces is not read")
+            for _ in extents:
                 reader.take(index_size if version else 0)
                 start = base + reader.number(offset_size)
                 length = reader.number(length_size) or max(0, size - start)
@@ -195,8 +278,31 @@ class Meta:
         """An item's bytes."""
         if sum(length for _, length in item.extents) > MAX_BLOCK:
             raise Unsupported(f"AVIF's metadata is of more than {MAX_BLOCK} bytes")
+        return bytes(self.joined(item))
+
+    def joined(self, item: Item) -> bytes | memoryview:
+        """An item's bytes, a view of them where they lie together."""
         source = self.idat if item.within == 1 else self.file
-        return b"".join(source[start : start + length] for start, length in item.extents)
+        pieces = [source[start : start + length] for start, length in item.extents]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def require_honest_sizes(self, width: int, height: int) -> None:
+        """Refuse a picture whose coded frames are larger than the container says.
+
+        The decoder would take memory for them, whatever the size that the plan was made for.
+        """
+        coded = [item for item in self.items.values() if item.kind == b"av01"]
+        if sum(length for item in coded for _, length in item.extents) > 2 * len(self.file):
+            raise Unsupported("an AVIF whose pictures are of the same bytes is not read")
+        steps = iter(range(MAX_COUNT))
+        for item in coded:
+            size = item.property(b"ispe")
+            sides = struct.unpack_from(">II", size, 4) if size is not None and len(size) >= 12 else (width, height)
+            if sides[0] * sides[1] > 4 * width * height + 2**20:
+                raise Unsupported("an AVIF with a part much larger than the picture is not read")
+            for across, down in map(_largest_frame, _sequences(memoryview(self.joined(item)), steps)):
+                if across > sides[0] or down > sides[1]:
+                    raise Damaged(f"AVIF's size is {sides[0]}x{sides[1]}, but {across}x{down} is coded")
 
 
 def _orientation(item: Item) -> int:
@@ -248,6 +354,7 @@ class Avif(Format):
         _, width, height = struct.unpack_from(">III", size)
         if not width or not height:
             raise Damaged(f"AVIF's size is {width}x{height}")
+        meta.require_honest_sizes(width, height)
         high, twelve, gray = coding[2] & 0x40, coding[2] & 0x20, coding[2] & 0x10
         alpha = any(_is_alpha(other, meta.primary) for other in meta.items.values())
         if gray and alpha:
@@ -262,7 +369,8 @@ class Avif(Format):
 
     def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format. The bits of 10 and 12 are repeated down to 16, so that black and white stay what they are."""
-        pixels = opencv.decode(_recognizable(data), header, self.decode_cost)
+        still = data[:8] + b"avif" + data[12:]  # of a sequence the item that `probe` has seen, not the track
+        pixels = opencv.decode(_recognizable(still), header, self.decode_cost)
         bits: int = header.detail
         return pixels if bits == 8 else pixels << (16 - bits) | pixels >> (2 * bits - 16)
 
@@ -313,9 +421,9 @@ def _metadata(meta: Meta, picture: Item) -> Metadata:
     for item in meta.items.values():
         if (b"cdsc", meta.primary) not in item.refers:
             continue
-        if item.kind == b"Exif":
+        if item.kind == b"Exif" and b"Exif" not in blocks:
             block = meta.bytes_of(item)
             blocks[b"Exif"] = block[4 + int.from_bytes(block[:4]) :]  # a number first: where TIFF's header is
-        elif item.kind == b"mime" and item.content == XMP_TYPE:
+        elif item.kind == b"mime" and item.content == XMP_TYPE and b"XMP" not in blocks:
             blocks[b"XMP"] = meta.bytes_of(item)
     return Metadata(icc, exif.upright(blocks.get(b"Exif")), exif.upright_xmp(blocks.get(b"XMP")))

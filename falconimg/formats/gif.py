@@ -7,6 +7,7 @@ Source: GIF89a specification: 18 (logical screen), 19 and 21 (colour tables), 20
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import cv2
@@ -20,7 +21,8 @@ from falconimg.formats.quantize import quantized
 
 EXTENSION, IMAGE, TRAILER, CONTROL = 0x21, 0x2C, 0x3B, 0xF9
 MAX_SIDE = 65535
-MAX_BLOCKS = 2**20
+MAX_BLOCKS = 2**20  # and sub-blocks, in all
+MAX_CLEARS = 40_000  # of the code table; each takes 30 µs, here and in OpenCV together
 _TABLE = 768  # bytes of 256 colours
 _OPENCV_HEAD = 13 + _TABLE + 19 + 8  # what OpenCV writes before the picture: screen, table, loop, control
 
@@ -40,9 +42,9 @@ def _table_size(packed: int) -> int:
     return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
 
 
-def _after_blocks(data: bytes, place: int) -> int:
-    """Where the sub-blocks that begin here end, 15 and 16; each is skipped by its length."""
-    for _ in range(MAX_BLOCKS):
+def _after_blocks(data: bytes, place: int, steps: Iterator[int]) -> int:
+    """Where the sub-blocks that begin here end, 15 and 16; each is skipped by its length and takes a step."""
+    for _ in steps:
         if place >= len(data):
             raise Damaged("GIF data ends early")
         length = data[place]
@@ -52,13 +54,13 @@ def _after_blocks(data: bytes, place: int) -> int:
     raise Unsupported(f"a GIF of more than {MAX_BLOCKS} blocks is not read")
 
 
-def _frame(data: bytes, place: int, transparent: int | None, shared: bytes) -> tuple[Frame, int]:
+def _frame(data: bytes, place: int, transparent: int | None, shared: bytes, steps: Iterator[int]) -> tuple[Frame, int]:
     """The image that begins at a place, and where it ends."""
     if place + 10 > len(data):
         raise Damaged("GIF data ends early")
     packed = data[place + 9]
     start = place + 10 + _table_size(packed)
-    end = _after_blocks(data, start + 1)
+    end = _after_blocks(data, start + 1, steps)
     own = data[place + 10 : start]
     if not own and not shared:
         raise Unsupported("a GIF without a colour table is not read")
@@ -72,7 +74,7 @@ def _require_few_clears(frame: Frame) -> None:
 
     Only the widths of the codes need be known for that: a code is one bit wider when the table, which grows by
     one entry with each code, reaches a power of two (appendix F). Once in 100 pixels is far more than any
-    encoder does, but for those that avoid compression.
+    encoder does, but for those that avoid compression; these come up to ten million pixels.
     """
     data, place, blocks = frame.data, 1, []
     while place < len(data) and data[place]:
@@ -86,7 +88,7 @@ def _require_few_clears(frame: Frame) -> None:
     widths = np.maximum(np.minimum(np.frexp(codes)[1], 12), data[0] + 1)
     ends = np.cumsum(widths)
     _, _, across, down = struct.unpack("<HHHH", frame.place)
-    left, start, first = 1000 + across * down // 100, 0, 0
+    left, start, first = min(1000 + across * down // 100, MAX_CLEARS), 0, 0
     while start < bits:
         count = 256 if first == 0 else 2**12 - first
         at = start + ends[first : first + count] - widths[first : first + count] - (ends[first - 1] if first else 0)
@@ -132,16 +134,17 @@ class Gif(Format):
         shared = data[13:place]
         transparent: int | None = None
         frames: list[Frame] = []
-        for _ in range(MAX_BLOCKS):
+        steps = iter(range(MAX_BLOCKS))
+        for _ in steps:
             if place + 2 > len(data) and data[place : place + 1] != bytes([TRAILER]):
                 raise Damaged("GIF data ends early")
             if data[place] == TRAILER:
                 break
             if data[place] == IMAGE:
-                frame, place = _frame(data, place, transparent, shared)
+                frame, place = _frame(data, place, transparent, shared, steps)
                 frames = [*frames[:1], frame]
             elif data[place] == EXTENSION:
-                end = _after_blocks(data, place + 2)
+                end = _after_blocks(data, place + 2, steps)
                 if data[place + 1] == CONTROL and data[place + 2] == 4 and not frames:
                     transparent = data[place + 6] if data[place + 3] & 1 else None
                 place = end

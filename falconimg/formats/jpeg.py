@@ -26,7 +26,7 @@ FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those three are tables, 
 SOS, EOI, APP1, APP2 = 0xDA, 0xD9, 0xE1, 0xE2
 ROOM = 65533  # bytes in a segment besides its length
 MAX_SIDE = 65500  # libjpeg's JPEG_MAX_DIMENSION
-MAX_SEGMENTS = 2**16
+MAX_SEGMENTS = 2**13
 MAX_SCANS = 100  # real ones have about 10; thousands in a few bytes would keep the decoder busy for hours
 _FILL = re.compile(rb"\xff+")
 _AFTER_SCAN = re.compile(rb"\xff(?=[^\x00\xff\xd0-\xd7])")  # B.1.1.5: what ends entropy-coded data
@@ -101,6 +101,24 @@ def _require_every_scan(data: bytes, detail: Detail) -> None:
         raise Damaged("JPEG data ends early: a scan is missing")
 
 
+def decoded(data: bytes, header: Header, colors: str) -> Pixels:
+    """The stored pixels in simplejpeg's order of this name.
+
+    Raises:
+        Damaged: any truncation or corruption that can be detected
+        Unsupported: too many scans
+        OutOfMemory: there was no memory
+    """
+    _require_every_scan(data, header.detail)
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colors)
+    except ValueError as error:
+        if "memory" in str(error).lower():
+            raise OutOfMemory("no memory to decode a JPEG") from None
+        raise Damaged(f"JPEG: {error}") from None
+    return pixels
+
+
 class Jpeg(Format):
     """JPEG by simplejpeg, which refuses a truncation wherever libjpeg notices one."""
 
@@ -168,14 +186,8 @@ class Jpeg(Format):
     def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format."""
         detail: Detail = header.detail
-        _require_every_scan(data, detail)
         count = len(detail.components)
-        try:
-            pixels = simplejpeg.decode_jpeg(data, {1: "GRAY", 3: "BGR", 4: "CMYK"}[count])
-        except ValueError as error:
-            if "memory" in str(error).lower():
-                raise OutOfMemory("no memory to decode a JPEG") from None
-            raise Damaged(f"JPEG: {error}") from None
+        pixels = decoded(data, header, {1: "GRAY", 3: "BGR", 4: "CMYK"}[count])
         if count < 4:
             return opencv.checked(pixels, header)
         if color.converts_cmyk(detail.cmyk_icc):

@@ -22,7 +22,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type, 11.2.1
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = DEPTHS
 XMP = b"XML:com.adobe.xmp"
-MAX_CHUNKS = 2**18
+MAX_CHUNKS = 2**16
 MAX_TEXT = 16_000_000  # bytes of an XMP packet
 
 
@@ -120,7 +120,7 @@ class Png(Format):
         if data[12:16] != b"IHDR":
             raise Damaged("PNG does not begin with its header")
         seen: dict[bytes, bytes] = {}
-        xmp = None
+        xmp, packed = None, 0
         for chunk in chunks(data):
             if chunk.kind == b"acTL":
                 raise Unsupported("APNG (an animated PNG) is not read")
@@ -130,6 +130,7 @@ class Png(Format):
                 xmp = _packet(chunk.checked())
             elif chunk.kind == b"IDAT":
                 seen[b"IDAT"] = b""
+                packed += len(chunk.data)
         if len(seen[b"IHDR"]) != 13 or b"IDAT" not in seen:
             raise Damaged("PNG has no pixels")
         width, height, bits, color_type, compression, filters, interlace = struct.unpack(">IIBBBBB", seen[b"IHDR"])
@@ -137,6 +138,9 @@ class Png(Format):
             raise Damaged(f"PNG's size is {width}x{height}")
         if bits not in DEPTHS.get(color_type, ()) or compression or filters or interlace > 1:
             raise Damaged("PNG's header has values that PNG does not know")
+        samples = {RGB: 3, GRAY_ALPHA: 2, RGB_ALPHA: 4}.get(color_type, 1)
+        if packed > 2 * height * (width * samples * bits // 8 + 2) + 2**16:  # libpng would inflate all of it
+            raise Unsupported("a PNG whose data is much larger than its picture is not read")
         _palette_or_key(color_type, seen)
         clear = color_type in (GRAY_ALPHA, RGB_ALPHA) or b"tRNS" in seen
         channels: Literal[1, 3, 4] = 4 if clear else 1 if color_type == GRAY else 3
@@ -154,9 +158,16 @@ class Png(Format):
         )  # fmt: skip
 
     def decode(self, data: bytes, header: Header) -> Pixels:
-        """See Format. Every chunk's checksum is checked. OpenCV drops a gray picture's tRNS: done here."""
+        """See Format. Every chunk's checksum is checked. OpenCV drops a gray picture's tRNS: done here.
+
+        OpenCV is given no texts and profiles, which it would decompress, each up to 8 MB.
+        """
+        picture = [SIGNATURE]
         for chunk in chunks(data):
-            chunk.checked()
+            content = chunk.checked()
+            if chunk.kind[:1].isupper() or chunk.kind == b"tRNS":
+                picture.append(_chunk(chunk.kind, content))
+        data = b"".join(picture)
         if header.detail is None:
             return opencv.decode(data, header, self.decode_cost)
         gray = opencv.decode(data, replace(header, channels=1), self.decode_cost)

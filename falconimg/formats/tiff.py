@@ -17,10 +17,9 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-import simplejpeg
 
-from falconimg.errors import Damaged, OutOfMemory, Unencodable, Unsupported
-from falconimg.formats import color, exif, opencv
+from falconimg.errors import Damaged, Unencodable, Unsupported
+from falconimg.formats import color, exif, jpeg, opencv
 from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -32,7 +31,7 @@ GRAY, RGB, YCBCR = 1, 2, 6
 ASSOCIATED, STRAIGHT = 1, 2
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4}  # bytes of a value by its type, those that are read
 _CODES = {1: "B", 3: "H", 4: "I"}
-MAX_PARTS = 2**20
+MAX_PARTS = 2**15
 MAX_READ = 16384  # pixels of a side that OpenCV reads under any settings
 
 
@@ -61,15 +60,16 @@ class Ifd:
             return kind, self.data[start : start + size]
         return None
 
-    def numbers(self, tag: int, *default: int) -> tuple[int, ...]:
-        """A tag's whole numbers."""
+    def numbers(self, tag: int, *default: int, most: int = 5) -> tuple[int, ...]:
+        """A tag's whole numbers, of many only these."""
         found = self.raw(tag)
         if found is None:
             return default
         kind, value = found
         if kind not in _CODES:
             raise Damaged(f"TIFF's tag {tag} is of a wrong type")
-        return struct.unpack(f"{self.order}{len(value) // _SIZES[kind]}{_CODES[kind]}", value)
+        count = min(len(value) // _SIZES[kind], most)
+        return struct.unpack_from(f"{self.order}{count}{_CODES[kind]}", value)
 
     def number(self, tag: int, default: int = 0) -> int:
         """A tag's first number."""
@@ -103,16 +103,18 @@ def _layout(ifd: Ifd, order: str, width: int, height: int, sample_bytes: int) ->
         raise Unsupported(f"a TIFF of more than {MAX_PARTS} strips or tiles is not read")
     if across * down * sample_bytes > 4 * (width * height * sample_bytes + 2**20):
         raise Unsupported("a TIFF whose tiles are much larger than the picture is not read")
-    offsets = ifd.numbers(TILE_OFFSETS if tiled else OFFSETS)
-    lengths = ifd.numbers(TILE_COUNTS if tiled else COUNTS)
+    offsets = ifd.numbers(TILE_OFFSETS if tiled else OFFSETS, most=count)
+    lengths = ifd.numbers(TILE_COUNTS if tiled else COUNTS, most=count)
     compression = ifd.number(COMPRESSION, NONE)
     if not lengths and compression == NONE and count == 1:
         lengths = (across * down * sample_bytes,)  # old writers left it out where it says nothing new
     if len(offsets) < count or len(lengths) < count:
         raise Damaged("TIFF lacks strips or tiles")
-    parts = tuple(zip(offsets[:count], lengths[:count], strict=True))
+    parts = tuple(zip(offsets, lengths, strict=True))
     if any(start + length > len(ifd.data) or not length for start, length in parts):
         raise Damaged("TIFF data ends early")
+    if sum(lengths) > len(ifd.data) + width * height * sample_bytes:
+        raise Unsupported("a TIFF whose strips or tiles are of the same bytes is not read")
     tables = ifd.raw(JPEG_TABLES)
     return Layout(
         order, compression, ifd.number(PREDICTOR, 1), ifd.number(PHOTOMETRIC, -1),
@@ -269,14 +271,11 @@ def _jpeg(part: bytes, layout: Layout, shape: tuple[int, int, int]) -> Pixels:
     transform = 1 if layout.photometric == YCBCR else 0
     adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]) if shape[2] == 3 else b""
     whole = b"\xff\xd8" + adobe + layout.tables[2:-2] + part[2:]
-    try:
-        block = simplejpeg.decode_jpeg(whole, "GRAY" if shape[2] == 1 else "RGB")
-    except ValueError as error:
-        if "memory" in str(error).lower():
-            raise OutOfMemory("no memory to decode a TIFF") from None
-        raise Damaged(f"TIFF: {error}") from None
-    if block.shape[0] < shape[0] or block.shape[1:] != shape[1:]:
+    header = jpeg.Jpeg().probe(whole)
+    # the last strip may be as high as the others
+    if not shape[0] <= header.height <= layout.height or (header.width, header.channels) != shape[1:]:
         raise Damaged("TIFF's JPEG is of another size than the TIFF says")
+    block = jpeg.decoded(whole, header, "GRAY" if shape[2] == 1 else "RGB")
     return np.ascontiguousarray(block[: shape[0]])
 
 
@@ -285,8 +284,13 @@ def _unpacked(part: bytes, compression: int, size: int) -> bytes:
 
     OpenCV checks what it unpacks only where it reads 16 bits, so it is shown a gray picture of 16 bits with the
     same bytes. One byte is left where the size is odd, and a few where it has no fitting divisors: those come from
-    a second reading, of 8 bits.
+    a second reading, of 8 bits. PackBits is made even by one byte more.
+
+    The second reading has zeros for what is missing, and says nothing. But then libtiff does not undo the
+    predictor, either, so it is told that there is one.
     """
+    if compression == PACKBITS and size % 2:
+        return _unpacked(part + bytes(2), compression, size + 1)[:size]
     half, sides = size // 2, None
     while half and sides is None:
         sides = _sides(half)
@@ -297,7 +301,11 @@ def _unpacked(part: bytes, compression: int, size: int) -> bytes:
     sides = _sides(size)
     if sides is None:
         raise Unsupported(f"a TIFF with strips of {size} bytes is not read")
-    return result + _read(part, compression, 8, sides)[len(result) :]
+    sums = np.frombuffer(_read(part, compression, 8, sides), np.uint8).reshape(sides[::-1])
+    again = np.diff(sums, axis=1, prepend=np.uint8(0)).tobytes() if compression == LZW else sums.tobytes()
+    if again[: len(result)] != result:
+        raise Damaged("TIFF data ends early")
+    return result + again[len(result) :]
 
 
 def _sides(area: int) -> tuple[int, int] | None:
@@ -313,8 +321,8 @@ def _read(part: bytes, compression: int, bits: int, sides: tuple[int, int]) -> b
     width, height = sides
     entries = (
         (WIDTH, 4, width), (HEIGHT, 4, height), (BITS, 3, bits), (COMPRESSION, 3, compression),
-        (PHOTOMETRIC, 3, GRAY), (OFFSETS, 4, 8 + 2 + 12 * 9 + 4), (SAMPLES, 3, 1), (ROWS, 4, height),
-        (COUNTS, 4, len(part)),
+        (PHOTOMETRIC, 3, GRAY), (OFFSETS, 4, 8 + 2 + 12 * 10 + 4), (SAMPLES, 3, 1), (ROWS, 4, height),
+        (COUNTS, 4, len(part)), (PREDICTOR, 3, 2 if bits == 8 else 1),
     )  # fmt: skip
     table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
     file = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + part
