@@ -372,8 +372,7 @@ def test_out_of_memory_is_never_called_damage(tmp_path: Path, long: bool, figure
     cases = [(name, "", ".bmp") for name in files]
     cases += [("ppm", "", extension) for form in FORMATS.values() for extension in form.extensions[:1]]
     cases += [("deep", step, ".ppm") for step in STEPS] + [("alpha", step, ".png") for step in STEPS[:4]]
-    most = 64 * 2**20
-    spares = [most * part // 256 for part in range(257)] if long else [0, 10**6, 3 * 10**6, 6 * 10**6, most]
+    spares = [4 * 10**6 * part for part in range(65)] if long else [10**6, 3 * 10**6, 6 * 10**6, 72 * 10**6, 200 * 10**6]
     came = apart(report_starved, str(tmp_path / "files"), cases, spares, MALLOC_ARENA_MAX="1")
     wrong = {
         (*case, spare): verdict

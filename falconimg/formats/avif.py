@@ -385,7 +385,7 @@ class Avif(Format):
             pixels = ((pixels.astype(np.uint32) * 1023 + 32767) // 65535).astype(np.uint16)
             notes, depth = ("16 bit became 10 bit", *notes), 10
         params = [cv2.IMWRITE_AVIF_QUALITY, options.quality, cv2.IMWRITE_AVIF_DEPTH, depth]
-        return Encoded(opencv.encode(".avif", pixels, params, metadata._replace(icc=icc)), notes)
+        return Encoded(opencv.encode(".avif", pixels, params, metadata._replace(icc=icc), self.encode_cost), notes)
 
 
 def _recognizable(data: bytes) -> bytes:

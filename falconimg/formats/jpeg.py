@@ -219,6 +219,8 @@ class Jpeg(Format):
         try:
             file = simplejpeg.encode_jpeg(pixels, options.quality, kind, sampling)
         except ValueError as error:
+            if "memory" in str(error).lower():
+                raise OutOfMemory("no memory to encode a JPEG") from None
             raise Unencodable(f"JPEG: {error}") from None
         blocks, notes = _metadata(metadata, pixels.shape[2])
         start = 4 + int.from_bytes(file[4:6])  # after JFIF's APP0, which must be the first

@@ -21,6 +21,8 @@ from falconimg.formats.base import Header, Metadata, Pixels
 
 cv2.setNumThreads(1)  # images run side by side, not the parts of one
 
+ROOM = 2**26  # bytes that a codec may take whatever the picture's size
+
 # In the order of Metadata.
 _KINDS = (cv2.IMAGE_METADATA_ICCP, cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_XMP)
 
@@ -80,6 +82,16 @@ def _black_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
+def _require_room(size: float, what: str) -> None:
+    """Try whether so many bytes, and ROOM, can be had; nothing is kept of them.
+
+    Raises:
+        OutOfMemory: they cannot
+    """
+    with errors_as(OutOfMemory, what):
+        np.empty(int(size) + ROOM, np.uint8)
+
+
 def checked(array: Pixels | None, header: Header) -> Pixels:
     """The array as (h, w, c), if it is what the header promised.
 
@@ -99,8 +111,9 @@ def checked(array: Pixels | None, header: Header) -> Pixels:
 def decode(data: bytes, header: Header, cost: float) -> Pixels:
     """The stored pixels, no orientation applied.
 
-    `cost` is the format's decode_cost: where OpenCV answers nothing, the memory that it would have taken is
-    tried, because its readers say the same of damaged data and of memory that was refused.
+    `cost` is the format's decode_cost: the memory that OpenCV may take is tried before, because some of its
+    codecs end the process for want of it, and again where it answers nothing, because its readers say the same of
+    damaged data and of memory that was refused.
 
     Raises:
         Damaged: OpenCV refused the data, or gave another shape than the header's
@@ -108,15 +121,25 @@ def decode(data: bytes, header: Header, cost: float) -> Pixels:
         OutOfMemory: there was no memory
     """
     what = f"{header.format.upper()} of {header.width}x{header.height}"
+    size = header.width * header.height * header.channels * header.depth // 8 * cost
+    _require_room(size, what)
     with errors_as(Damaged, what):
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is None:
-            np.empty(int(header.width * header.height * header.channels * header.depth // 8 * cost), np.uint8)
+    if array is None:
+        _require_room(size, what)
     return checked(array, header)
 
 
-def encode(extension: str, pixels: Pixels, params: Sequence[int] = (), metadata: Metadata | None = None) -> bytes:
+def encode(
+    extension: str,
+    pixels: Pixels,
+    params: Sequence[int] = (),
+    metadata: Metadata | None = None,
+    cost: float = 4.5,
+) -> bytes:
     """The file that OpenCV makes of the pixels, with the metadata written by OpenCV.
+
+    `cost` is the format's encode_cost: as for `decode`, the memory is tried.
 
     Raises:
         Unencodable: OpenCV refused
@@ -124,6 +147,7 @@ def encode(extension: str, pixels: Pixels, params: Sequence[int] = (), metadata:
     """
     kept = [(kind, block) for kind, block in zip(_KINDS, metadata or (), strict=False) if block]
     what = f"{extension} of {pixels.shape[1]}x{pixels.shape[0]}"
+    _require_room(pixels.nbytes * cost, what)
     with errors_as(Unencodable, what):
         if kept:
             blocks = [np.frombuffer(block, np.uint8) for _, block in kept]
@@ -131,5 +155,6 @@ def encode(extension: str, pixels: Pixels, params: Sequence[int] = (), metadata:
         else:
             done, file = cv2.imencode(extension, pixels, params)
         if not done or not file.size:
+            _require_room(pixels.nbytes * cost, what)
             raise Unencodable(f"{what}: refused")
         return file.tobytes()

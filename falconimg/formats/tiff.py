@@ -329,7 +329,7 @@ def _read(part: bytes, compression: int, bits: int, sides: tuple[int, int]) -> b
     with opencv.errors_as(Damaged, "TIFF"):
         array = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
         if array is None:
-            np.empty(4 * width * height, np.uint8)
+            np.empty(4 * width * height + opencv.ROOM, np.uint8)
     if array is None:
         raise Damaged("TIFF data ends early or is corrupt")
     return array.tobytes()

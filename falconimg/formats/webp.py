@@ -121,5 +121,5 @@ class Webp(Format):
         else:
             icc, converted = color.held(metadata.icc, pixels.shape[2])
         quality = [cv2.IMWRITE_WEBP_QUALITY, options.quality]
-        file = opencv.encode(".webp", as_color(pixels), quality, metadata._replace(icc=icc))
+        file = opencv.encode(".webp", as_color(pixels), quality, metadata._replace(icc=icc), self.encode_cost)
         return Encoded(file, notes + converted)
