@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import re
 import struct
 import zlib
@@ -82,14 +83,16 @@ def _black_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def _require_room(size: float, what: str) -> None:
+def require_room(size: float, what: str) -> None:
     """Try whether so many bytes, and ROOM, can be had; nothing is kept of them.
 
     Raises:
         OutOfMemory: they cannot
     """
-    with errors_as(OutOfMemory, what):
-        np.empty(int(size) + ROOM, np.uint8)
+    try:
+        mmap.mmap(-1, int(size) + ROOM, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        raise OutOfMemory(f"no memory for {what}") from None
 
 
 def checked(array: Pixels | None, header: Header) -> Pixels:
@@ -122,11 +125,11 @@ def decode(data: bytes, header: Header, cost: float) -> Pixels:
     """
     what = f"{header.format.upper()} of {header.width}x{header.height}"
     size = header.width * header.height * header.channels * header.depth // 8 * cost
-    _require_room(size, what)
+    require_room(size, what)
     with errors_as(Damaged, what):
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        _require_room(size, what)
+        require_room(size, what)
     return checked(array, header)
 
 
@@ -147,7 +150,7 @@ def encode(
     """
     kept = [(kind, block) for kind, block in zip(_KINDS, metadata or (), strict=False) if block]
     what = f"{extension} of {pixels.shape[1]}x{pixels.shape[0]}"
-    _require_room(pixels.nbytes * cost, what)
+    require_room(pixels.nbytes * cost, what)
     with errors_as(Unencodable, what):
         if kept:
             blocks = [np.frombuffer(block, np.uint8) for _, block in kept]
@@ -155,6 +158,6 @@ def encode(
         else:
             done, file = cv2.imencode(extension, pixels, params)
         if not done or not file.size:
-            _require_room(pixels.nbytes * cost, what)
+            require_room(pixels.nbytes * cost, what)
             raise Unencodable(f"{what}: refused")
         return file.tobytes()

@@ -328,9 +328,8 @@ def _read(part: bytes, compression: int, bits: int, sides: tuple[int, int]) -> b
     file = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + part
     with opencv.errors_as(Damaged, "TIFF"):
         array = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is None:
-            np.empty(4 * width * height + opencv.ROOM, np.uint8)
     if array is None:
+        opencv.require_room(4 * width * height, "TIFF")
         raise Damaged("TIFF data ends early or is corrupt")
     return array.tobytes()
 
