@@ -298,9 +298,8 @@ def report_hashes(folder: str) -> dict[str, str]:
             result[name] = type(problem).__name__
     for form in FORMATS:
         for channels, depth in KINDS:
-            for height, width in ((24, 33), (131, 257)):
-                file = pictures.encoded(form, pictures.gradient(height, width, channels, depth))
-                result[f"{form} {channels} {depth} {width}"] = hashlib.sha1(file).hexdigest()  # noqa: S324
+            file = pictures.encoded(form, pictures.gradient(31, 57, channels, depth))
+            result[f"{form} {channels} {depth}"] = hashlib.sha1(file).hexdigest()  # noqa: S324
     result["control"] = hashlib.sha1(np.empty(10**5, np.uint8).tobytes()).hexdigest()  # noqa: S324
     return result
 
@@ -308,12 +307,12 @@ def report_hashes(folder: str) -> dict[str, str]:
 def test_no_picture_depends_on_what_was_in_memory_before(tmp_path: Path, long: bool, figure: Figure) -> None:
     files = hostile.tricks() | hostile.good()
     for name, file in hostile.good().items():
-        files |= {f"{name} {how}": other for how, other in losses(name, file, 64 if long else 8).items()}
+        files |= {f"{name} {how}": other for how, other in losses(name, file, 64 if long else 4).items()}
         files |= {
-            f"{name} zeros from {cut}": hostile.zeroed(file, cut) for cut in hostile.cuts(file, 64 if long else 4)
+            f"{name} zeros from {cut}": hostile.zeroed(file, cut) for cut in hostile.cuts(file, 64 if long else 2)
         }
     save(tmp_path / "files", files)
-    fills = range(0, 256, 17) if long else (0, 0x55, 0xFE)
+    fills = range(0, 256, 17) if long else (0, 0xFE)
     came = [apart(report_hashes, str(tmp_path / "files"), MALLOC_PERTURB_=str(fill)) for fill in fills]
     controls = {hashes.pop("control") for hashes in came}
     assert len(controls) == len(came)  # an array that nobody filled shows what was there
