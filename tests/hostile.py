@@ -100,6 +100,12 @@ def zeroed(file: bytes, cut: int) -> bytes:
     return file[:cut] + bytes(len(file) - cut)
 
 
+def closed(file: bytes, form: str, cut: int) -> bytes:
+    """The file cut there, with its end marker behind it; cut within its own, it is whole."""
+    end = END.get(form, b"")
+    return file[: min(cut, len(file) - len(end))] + end
+
+
 # Huge pictures in small files
 
 

@@ -181,7 +181,7 @@ def losses(name: str, file: bytes, parts: int) -> dict[str, bytes]:
     if not name.startswith("pnm-plain"):  # of a text of numbers, fewer digits are a number too
         lost = {f"cut at {cut}": file[:cut] for cut in cuts}
     if form in hostile.END and form != "webp" and "animated" not in name:  # the first picture may be whole
-        lost |= {f"closed at {cut}": file[:cut] + hostile.END[form] for cut in cuts}
+        lost |= {f"closed at {cut}": hostile.closed(file, form, cut) for cut in cuts}
         lost |= {f"zeros from {cut}": hostile.zeroed(file, cut) for cut in cuts}
     return {how: other for how, other in lost.items() if other != file}
 

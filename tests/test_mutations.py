@@ -54,7 +54,7 @@ def cut(file: bytes, form: str, chance: random.Random) -> bytes:
 
 
 def closed(file: bytes, form: str, chance: random.Random) -> bytes:
-    return cut(file, form, chance) + hostile.END.get(form, b"")
+    return hostile.closed(file, form, chance.randrange(len(file)))
 
 
 def zeroed(file: bytes, form: str, chance: random.Random) -> bytes:
