@@ -70,6 +70,11 @@ class Chunks:
         self.line = b""
         self.trailers = False
 
+    @property
+    def came(self) -> int:
+        """The bytes of the body so far."""
+        return self.size - max(0, self.skip - 2)  # a chunk ends in two of its own
+
     def feed(self, data: bytes) -> int | None:
         """The place in these further bytes where the body has ended, or None.
 
@@ -169,7 +174,8 @@ class Gathering:
         self._add(data[:end])
         if end is not None:
             self.whole, self.rest = True, data[end:]
-        return self.whole or (self.chunks is not None and self.chunks.size > self.limit)
+        # the application refuses it by what has come, not by what a chunk announces
+        return self.whole or (self.chunks is not None and self.chunks.came > self.limit)
 
     def _add(self, data: bytes) -> None:
         """Keep bytes of the body; many small ones would take many times their size, and an empty one means an end."""
