@@ -2,6 +2,7 @@
 
     Problem
     ├── RequestProblem            the request itself: answered before any work
+    │   ├── NotHttp               400  not of HTTP's form
     │   ├── NotJson               400  the body is not a JSON document we take
     │   ├── IncompleteBody        400  the body ended before its Content-Length
     │   ├── Unauthorized          401  no token of FALCONIMG_TOKEN came
@@ -67,6 +68,10 @@ class RequestProblem(Problem):
     def __init__(self, detail: str = "", places: Sequence[Place] = ()) -> None:
         super().__init__(detail)
         self.places = tuple(places)
+
+
+class NotHttp(RequestProblem):
+    status, type, title = 400, "/problems/http", "The request is not HTTP"
 
 
 class NotJson(RequestProblem):

@@ -33,14 +33,16 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
 from gunicorn import http
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from falconimg import log
-from falconimg.errors import Busy, HeadTooLarge, RequestProblem, RequestTimeout
+from falconimg.errors import Busy, HeadTooLarge, NotHttp, RequestProblem, RequestTimeout
 from falconimg.settings import Settings
 
 MAX_HEAD = 32 * 1024  # gunicorn's parser takes a line of 8 kB and fields of 8 kB; browsers and proxies stay far below
@@ -556,7 +558,7 @@ class Worker(ThreadWorker):
         self._leave(conn)
         conn.then = self._linger
         try:
-            self._say(conn, problem)
+            _say(conn, problem)
         except OSError:
             self._drop(conn)
         else:
@@ -595,7 +597,7 @@ class Worker(ThreadWorker):
         if isinstance(conn, Connection):
             seconds = self.settings.wait_seconds
             if monotonic() - conn.queued > seconds:
-                self._say(conn, Busy(f"expected a thread to come free within {seconds:g} seconds, came none"))
+                _say(conn, Busy(f"expected a thread to come free within {seconds:g} seconds, came none"))
                 return False
             conn.parser = http.get_parser(self.cfg, conn.gathering.pieces, conn.client)
         return super().handle(conn)
@@ -617,16 +619,28 @@ class Worker(ThreadWorker):
         drained: bool = super()._keepalive_after(conn, keepalive)  # type: ignore[misc]  # the stub lacks it
         return drained
 
-    def _say(self, conn: Connection, problem: RequestProblem) -> None:
-        """Answer with a problem, as the application would, and log it."""
-        request_id = uuid.uuid4().hex
-        level = log.logger.debug if isinstance(problem, RequestTimeout) else log.logger.info
-        client = conn.client[0] if isinstance(conn.client, tuple) else ""
-        level("refused", request_id=request_id, client=client, status=problem.status, detail=problem.detail)
-        conn.sock.sendall(canned(problem, request_id, body=not conn.gathering.head.startswith(b"HEAD ")))
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
+        """Answer what gunicorn's parser refuses as all else is answered: its own page echoes 8 kB."""
+        if isinstance(client, Client) and req is None and isinstance(exc, ParseException):
+            limit = isinstance(exc, LimitRequestLine | LimitRequestHeaders)
+            said = f"{type(exc).__name__}: {ascii(str(exc))[1:-1]}"[:100]
+            problem = HeadTooLarge(said) if limit else NotHttp(f"expected HTTP/1.1, came a fault: {said}")
+            client.sendall(_logged(problem, addr))
+        else:
+            super().handle_error(req, client, addr, exc)
 
 
-REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+def _say(conn: Connection, problem: RequestProblem) -> None:
+    """Answer with a problem, as the application would, and log it."""
+    conn.sock.sendall(_logged(problem, conn.client, body=not conn.gathering.head.startswith(b"HEAD ")))
+
+
+def _logged(problem: RequestProblem, address: Any, body: bool = True) -> bytes:
+    request_id = uuid.uuid4().hex
+    level = log.logger.debug if isinstance(problem, RequestTimeout) else log.logger.info
+    client = address[0] if isinstance(address, tuple) else ""
+    level("refused", request_id=request_id, client=client, status=problem.status, detail=problem.detail)
+    return canned(problem, request_id, body)
 
 
 def canned(problem: RequestProblem, request_id: str, body: bool = True) -> bytes:
@@ -634,7 +648,7 @@ def canned(problem: RequestProblem, request_id: str, body: bool = True) -> bytes
     told = {"type": problem.type, "title": problem.title, "detail": problem.detail, "status": problem.status}
     text = json.dumps({**told, "request_id": request_id}).encode()
     lines = [
-        f"HTTP/1.1 {problem.status} {REASONS[problem.status]}",
+        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
         "Connection: close",
         "Content-Type: application/problem+json",
         f"Content-Length: {len(text)}",

@@ -358,6 +358,28 @@ def test_a_client_that_waits_to_be_asked_is_asked_once_and_at_once(server: Serve
         assert next_answer(stream).status == 422
 
 
+@pytest.mark.parametrize(
+    ("wire", "status", "kind"),
+    [
+        (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 400, "http"),
+        (b"\x16\x03\x01<script>\r\n\r\n", 400, "http"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n", 400, "http"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, "head-too-large"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 9000 + b"\r\n\r\n", 431, "head-too-large"),
+        (b"POST /items/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "http"),
+    ],
+)
+def test_what_is_not_http_is_refused_in_our_form_and_hardly_echoed(
+    server: Server, wire: bytes, status: int, kind: str
+) -> None:
+    answer = ask(server, wire)
+    assert (answer.status, answer.problem["type"]) == (status, f"/problems/{kind}")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert len(answer.problem["detail"]) < 150
+    assert "x" * 150 not in server.log
+
+
 def test_a_body_over_the_limit_is_refused_before_it_comes(server: Server) -> None:
     for more in ([], [b"Expect: 100-continue"]):
         begun = time.monotonic()
