@@ -48,7 +48,11 @@ cdef class Shape:
     @property
     def nbytes(self):
         """The bytes of an array of this shape."""
-        return self.height * self.width * self.channels * self.itemsize
+        return self.pixels() * self.channels * self.itemsize
+
+    cdef pixels(self):
+        """Height times width as a number of Python's, which does not overflow."""
+        return <object> self.height * self.width
 
     def resized(self, Py_ssize_t height, Py_ssize_t width):
         """The same kind of picture at another size."""
@@ -140,7 +144,8 @@ cdef class Plan:
     cdef readonly tuple leaves
     cdef _Node root
     cdef object effect
-    cdef Py_ssize_t max_outputs, max_pixels, max_side, max_total, total
+    cdef Py_ssize_t max_outputs, max_pixels, max_side, max_total
+    cdef object total  # may pass max_total, and Py_ssize_t with it
     cdef list found, counts
 
     def __init__(self, Shape source not None, routes, effect, names, *, Py_ssize_t max_outputs,
@@ -188,7 +193,8 @@ cdef class Plan:
                     self.grow(child, routes, depth, i + 1, j + 1)
 
     cdef _Node view(self, _Node node, Py_ssize_t top, Py_ssize_t left, Py_ssize_t height, Py_ssize_t width):
-        if top < 0 or left < 0 or top + height > node.shape.height or left + width > node.shape.width:
+        # the differences cannot overflow, sums could
+        if top < 0 or left < 0 or height > node.shape.height - top or width > node.shape.width - left:
             raise ValueError(f"{height} x {width} at {top}, {left} is not inside {node.shape!r}")
         cdef _Node child = _Node(node.shape.resized(height, width), None, True, top, left)
         node.children.append(child)
@@ -197,14 +203,14 @@ cdef class Plan:
     cdef Shape bounded(self, Shape shape):
         if max(shape.height, shape.width) > self.max_side:
             raise PlanError("side", max(shape.height, shape.width))
-        if shape.height * shape.width > self.max_pixels:
-            raise PlanError("pixels", shape.height * shape.width)
+        if shape.pixels() > self.max_pixels:
+            raise PlanError("pixels", shape.pixels())
         return shape
 
     cdef add_leaf(self, _Node node, Py_ssize_t route, Py_ssize_t row, Py_ssize_t column):
-        if len(self.found) == self.max_outputs:
+        if len(self.found) >= self.max_outputs:
             raise PlanError("outputs", self.max_outputs + 1)
-        self.total += node.shape.height * node.shape.width
+        self.total += node.shape.pixels()
         if self.total > self.max_total:
             raise PlanError("total", self.total)
         self.counts[route] += 1
@@ -386,6 +392,8 @@ cdef check4(array, depths=(np.uint8, np.uint16)):
         raise ValueError(f"expected (h, w, 4) of {names}, came {array.shape} of {array.dtype}")
     if array.strides[1:] != (4 * array.itemsize, array.itemsize):
         raise ValueError("expected pixels that are contiguous within a row")
+    if not array.flags.aligned:
+        raise ValueError("expected samples at addresses that are multiples of their size")
 
 
 cdef void weigh_exactly(const uint8_t[:, :, :] source, uint16_t[:, :, ::1] result) noexcept:
@@ -450,10 +458,11 @@ cdef void divide(const float[:, :, :] source, depth_t[:, :, ::1] result, float f
             out = &result[y, 0, 0]
             for x in range(source.shape[1]):
                 alpha = pixel[4 * x + 3]
-                if alpha < 0.5:
+                if not alpha >= 0.5:  # nor is what is no number
                     out[4 * x] = out[4 * x + 1] = out[4 * x + 2] = out[4 * x + 3] = 0
                     continue
                 for c in range(3):
-                    out[4 * x + c] = <depth_t> (min(max(pixel[4 * x + c] * full / alpha, <float> 0), full)
+                    # 0 comes first: it is what max answers with where the other is no number
+                    out[4 * x + c] = <depth_t> (min(max(<float> 0, pixel[4 * x + c] * full / alpha), full)
                                                 + <float> 0.5)
                 out[4 * x + 3] = <depth_t> (min(alpha, full) + <float> 0.5)

@@ -540,6 +540,30 @@ def test_a_window_or_a_cell_beyond_the_picture_is_refused(one: Grid | Window) ->
 
 
 @pytest.mark.parametrize(
+    "window", [Window(2**62, 0, 2**62, 1), Window(1, 0, 2**63 - 1, 1), Window(0, 2**63 - 1, 1, 2**63 - 1)]
+)
+def test_a_window_whose_end_passes_c_s_integers_is_refused(window: Window) -> None:
+    with pytest.raises(ValueError, match="is not inside"):
+        Plan(Shape(4, 4), [["a"]], lambda step, shape: window, plain("a.png"), **WIDE)
+
+
+def test_bytes_and_totals_beyond_c_s_integers_are_exact() -> None:
+    assert Shape(2**62, 2**62, 4, 2).nbytes == 2**127
+    most = dict.fromkeys(WIDE, 2**63 - 1)
+    with pytest.raises(PlanError) as caught:
+        Plan(Shape(2**62, 2**62), [[]], effect, plain("a.png"), **most)
+    assert caught.value.args == ("total", 2**124)
+    with pytest.raises(PlanError) as caught:
+        Plan(Shape(1, 1), [["a"]], lambda step, shape: Map(Shape(2**62, 2**62), np.copy), plain("a.png"), **most)
+    assert caught.value.args == ("pixels", 2**124)
+
+
+def test_fewer_than_no_results_are_none() -> None:
+    with pytest.raises(PlanError):
+        Plan(Shape(1, 1), [[]], effect, plain("a.png"), **{**WIDE, "max_outputs": -1})
+
+
+@pytest.mark.parametrize(
     "one", [Window(0, 0, 0, 2), Window(0, 0, 2, 0), Grid((0, 2, 2, 4), (0, 4)), Grid((0, 4), (3, 1))]
 )
 def test_a_window_or_a_cell_without_pixels_is_refused(one: Grid | Window) -> None:
@@ -922,6 +946,29 @@ def test_pixels_that_do_not_lie_side_by_side_are_refused(kernel: Kernel) -> None
             kernel(wrong)
     for fine in (array[::2], array[::-1], array[:, 1:4]):
         kernel(fine)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype"), [*((kernel, np.uint16) for kernel in (*STRAIGHT, unpremultiply)), (unpremultiply, np.float32)]
+)
+@pytest.mark.parametrize(("offset", "row"), [(1, 32), (0, 33)])
+def test_samples_at_odd_addresses_are_refused(kernel: Kernel, dtype: Any, offset: int, row: int) -> None:
+    size = np.dtype(dtype).itemsize
+    array: Array = np.ndarray((2, 2, 4), dtype, bytes(100), offset, (row, 4 * size, size))
+    with pytest.raises(ValueError, match="expected samples at addresses that are multiples of their size"):
+        kernel(array)
+
+
+@pytest.mark.parametrize("itemsize", [1, 2])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 3e38])
+def test_weights_that_are_no_numbers_become_zero_or_full(value: float, itemsize: int) -> None:
+    top = 255 if itemsize == 1 else 65535
+    array: Array = np.full((1, 1, 4), value, np.float32)
+    array[..., 3] = top
+    colour = top if value > 0 else 0
+    assert unpremultiply(array, itemsize).tolist() == [[[colour, colour, colour, top]]]
+    array[..., :3], array[..., 3] = top, value
+    assert unpremultiply(array, itemsize).tolist()[0][0][3] == (top if value > 0 else 0)
 
 
 def test_read_only_pixels_are_taken() -> None:
