@@ -25,7 +25,7 @@ BRANDS = (b"avif", b"avis")
 SEQUENCE = 1  # AV1's kind of unit, 6.2.2
 MAX_SIDE = 32768  # libavif reads no more
 _WINDOW = 500  # bytes that OpenCV recognizes a file by
-MAX_COUNT = 2**16  # of boxes, items, references
+MAX_COUNT = 2**14  # of boxes in a box; of items, extents, references and properties together
 MAX_BLOCK = 64_000_000  # bytes of EXIF or XMP
 # Quarter turns against the clock, then a mirror: None, 0 top to bottom, 1 left to right (6.5.10, 6.5.12).
 ORIENTATIONS = {
@@ -55,13 +55,6 @@ class Reader:
     def version(self) -> tuple[int, int]:
         """A full box's version and flags, 4.2.2."""
         return self.number(1), self.number(3)
-
-    def times(self, size: int) -> range:
-        """A range of the next number, of so many bytes, if there are not too many."""
-        count = self.number(size)
-        if count > MAX_COUNT:
-            raise Unsupported(f"an AVIF of more than {MAX_COUNT} items is not read")
-        return range(count)
 
     def text(self) -> bytes:
         """The next string, up to its zero."""
@@ -191,6 +184,7 @@ class Meta:
         if len(data) < 4:
             raise Damaged("AVIF's meta box is empty")
         self.file, self.items, self.idat, self.primary = file, dict[int, Item](), memoryview(b""), 0
+        self.left = MAX_COUNT
         parts = dict(boxes(data[4:]))
         if b"pitm" not in parts or b"iprp" not in parts:
             raise Damaged("AVIF does not say which item is the picture, or nothing of it")
@@ -209,23 +203,27 @@ class Meta:
             raise Unsupported(f"an AVIF of more than {MAX_COUNT} items is not read")
         return self.items.setdefault(number, Item())
 
+    def _times(self, reader: Reader, size: int) -> range:
+        """A range of the reader's next number, if all of them together are not too many: an entry may take no byte."""
+        count = reader.number(size)
+        self.left -= count
+        if self.left < 0:
+            raise Unsupported(f"an AVIF of more than {MAX_COUNT} items, extents, references and properties is not read")
+        return range(count)
+
     def _locations(self, reader: Reader) -> None:
         """Where the items' bytes are, 8.11.3; all of them must be within the file."""
         version, _ = reader.version()
         sizes = reader.number(2)
         offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-        wide, count = 4 if version == 2 else 2, 0
-        for _ in reader.times(wide):
+        wide = 4 if version == 2 else 2
+        for _ in self._times(reader, wide):
             item = self.item(reader.number(wide))
             item.within = reader.number(2) & 15 if version else 0
             reader.take(2)
             base = reader.number(base_size)
             size = len(self.idat if item.within == 1 else self.file)
-            extents = reader.times(2)
-            count += len(extents)
-            if count > MAX_COUNT:  # they may take no byte each
-                raise Unsupported(f"an AVIF of more than {MAX_COUNT} pieces is not read")
-            for _ in extents:
+            for _ in self._times(reader, 2):
                 reader.take(index_size if version else 0)
                 start = base + reader.number(offset_size)
                 length = reader.number(length_size) or max(0, size - start)
@@ -238,7 +236,7 @@ class Meta:
     def _infos(self, reader: Reader) -> None:
         """What kinds the items are of, 8.11.6."""
         version, _ = reader.version()
-        reader.times(2 if version == 0 else 4)
+        self._times(reader, 2 if version == 0 else 4)
         for kind, box in boxes(reader.data[reader.place :]):
             info = Reader(box)
             version, _ = info.version()
@@ -256,18 +254,18 @@ class Meta:
         for kind, box in boxes(data[4:]):
             reader = Reader(box)
             item = self.item(reader.number(wide))
-            item.refers += [(kind, reader.number(wide)) for _ in reader.times(2)]
+            item.refers += [(kind, reader.number(wide)) for _ in self._times(reader, 2)]
 
     def _properties(self, data: memoryview) -> None:
         """The items' properties, 6.5 and 9.3: a list, and for each item numbers within it."""
         parts = list(boxes(data))
-        listed = [prop for kind, box in parts if kind == b"ipco" for prop in boxes(box)]
+        listed = list(boxes(dict(parts).get(b"ipco", memoryview(b""))))
         for box in (box for kind, box in parts if kind == b"ipma"):
             reader = Reader(box)
             version, flags = reader.version()
-            for _ in reader.times(4):
+            for _ in self._times(reader, 4):
                 item = self.item(reader.number(2 if version == 0 else 4))
-                for _ in reader.times(1):
+                for _ in self._times(reader, 1):
                     number = reader.number(2) & 0x7FFF if flags & 1 else reader.number(1) & 0x7F
                     if number > len(listed):
                         raise Damaged("AVIF refers to a property that it lacks")
@@ -344,7 +342,7 @@ class Avif(Format):
             raise Damaged("AVIF has no meta box")
         meta = Meta(memoryview(data), parts[b"meta"])
         item = meta.item(meta.primary)
-        cells = [meta.item(number) for kind, number in item.refers if kind == b"dimg"]
+        cells = [meta.item(number) for number in dict.fromkeys(to for kind, to in item.refers if kind == b"dimg")]
         size = item.property(b"ispe")
         coding = next((value for one in (item, *cells) if (value := one.property(b"av1C"))), None)
         if size is None or coding is None or len(size) < 12 or len(coding) < 4:

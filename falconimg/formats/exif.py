@@ -55,4 +55,9 @@ def upright(exif: bytes | None) -> bytes | None:
 
 def upright_xmp(xmp: bytes | None) -> bytes | None:
     """The same packet with tiff:Orientation 1, every other byte as it was."""
-    return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp) if xmp else None
+    if not xmp:
+        return None
+    result = bytearray(xmp)  # changed in place: a list of pieces would take many times a packet's memory
+    for match in _XMP_ORIENTATION.finditer(xmp):
+        result[match.end() - 1] = ord("1")
+    return bytes(result)

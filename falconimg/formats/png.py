@@ -23,7 +23,7 @@ DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 1
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = DEPTHS
 XMP = b"XML:com.adobe.xmp"
 MAX_CHUNKS = 2**16
-MAX_TEXT = 16_000_000  # bytes of an XMP packet
+MAX_TEXT = 4_000_000  # bytes of an XMP packet
 
 
 class Chunk(NamedTuple):

@@ -48,8 +48,8 @@ class Ifd:
         self.entries = [(*struct.unpack_from(order + "HHI", data, at), at) for at in range(place + 2, self.end, 12)]
         (self.following,) = struct.unpack_from(order + "I", data, self.end)
 
-    def raw(self, tag: int) -> tuple[int, bytes] | None:
-        """A tag's type and bytes, or None."""
+    def raw(self, tag: int, most: int | None = None) -> tuple[int, bytes] | None:
+        """A tag's type and bytes, those of its first `most` values if it has more, or None."""
         for number, kind, count, at in self.entries:
             if number != tag:
                 continue
@@ -57,12 +57,12 @@ class Ifd:
             start = at + 8 if size <= 4 else struct.unpack_from(self.order + "I", self.data, at + 8)[0]
             if not size or start + size > len(self.data):
                 raise Damaged(f"TIFF's tag {tag} is beyond the file or of a wrong type")
-            return kind, self.data[start : start + size]
+            return kind, self.data[start : start + (size if most is None else _SIZES[kind] * min(most, count))]
         return None
 
-    def numbers(self, tag: int, *default: int, most: int = 5) -> tuple[int, ...]:
-        """A tag's whole numbers, of many only these."""
-        found = self.raw(tag)
+    def numbers(self, tag: int, *default: int, most: int = 8) -> tuple[int, ...]:
+        """A tag's first whole numbers, not more than a picture needs: the file may hold as many as it has bytes."""
+        found = self.raw(tag, most)
         if found is None:
             return default
         kind, value = found
@@ -73,7 +73,7 @@ class Ifd:
 
     def number(self, tag: int, default: int = 0) -> int:
         """A tag's first number."""
-        return self.numbers(tag, default)[0]
+        return self.numbers(tag, default, most=1)[0]
 
 
 class Layout(NamedTuple):
@@ -93,7 +93,7 @@ class Layout(NamedTuple):
 
 def _layout(ifd: Ifd, order: str, width: int, height: int, sample_bytes: int) -> Layout:
     """The layout, its parts all within the file."""
-    tiled = ifd.raw(TILE_WIDTH) is not None
+    tiled = ifd.raw(TILE_WIDTH, 1) is not None
     across, down = (ifd.number(TILE_WIDTH), ifd.number(TILE_HEIGHT)) if tiled else (width, ifd.number(ROWS, height))
     down = down if tiled else min(down, height)
     if not 0 < across < 2**24 or not 0 < down < 2**24:
