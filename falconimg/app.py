@@ -22,6 +22,7 @@ from falconimg.stores import Store
 from falconimg.stores.files import Files
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+MOST_BYTES = 2048  # of a refusal; places beyond are left out
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -120,7 +121,11 @@ def _answer(req: falcon.Request, resp: falcon.Response, status: int, **problem: 
     """An answer as RFC 9457 says."""
     resp.status = falcon.code_to_http_status(status)
     resp.content_type = PROBLEM
-    resp.text = json.dumps({**problem, "status": status, "request_id": req.context.request_id})
+    document = {**problem, "status": status, "request_id": req.context.request_id}
+    resp.text = json.dumps(document)
+    while len(resp.text) >= MOST_BYTES and len(document.get("errors", ())) > 1:
+        document["errors"].pop()
+        resp.text = json.dumps(document)
     resp.set_header("Cache-Control", "no-store")
 
 

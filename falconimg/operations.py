@@ -45,6 +45,7 @@ TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CO
 COLOURS = {"white": "ffffff", "black": "000000", "transparent": "00000000"}
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+MOST_CHARACTERS = 1000  # of a step as a string; what is read is kept for the next time
 STEP = re.compile(r"([A-Za-z]+)(=([^,]*)((,[a-z]+:[^,]+)*))?", re.ASCII)
 
 SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 65500}
@@ -614,6 +615,8 @@ def parse(step: str | dict[str, Any]) -> Operation:
         StepError: unknown, of the wrong form, or a value is out of bounds
     """
     if isinstance(step, str):
+        if len(step) > MOST_CHARACTERS:
+            raise StepError([Place("", f"expected a step of at most {MOST_CHARACTERS} characters, came {len(step)}")])
         return _parse_string(step)
     if "op" not in step:
         raise StepError([Place("", 'expected the key "op", which is missing')])

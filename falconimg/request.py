@@ -27,6 +27,8 @@ from falconimg.settings import Settings
 from falconimg.stores import Store
 
 MOST_PLACES = 10
+MOST_MARKS = 250_000  # commas and opening brackets of a document: what its reading takes goes by them
+MOST_KEYS = 1000  # of an object; no form has nearly as many
 LARGE_BODY = 256_000  # bytes from which on only the first fault is looked for
 STATIC_NAMES = 65_536  # results whose names are compared before any work; beyond that each in its turn
 FIELDS = ("index", "row", "col", "width", "height")
@@ -60,8 +62,11 @@ def document(body: bytes, settings: Settings) -> Any:
 
     Raises:
         NotJson: not JSON, or one with duplicate keys, NaN, numbers beyond double
-            precision or 40 characters, or deeper than FALCONIMG_MAX_JSON_DEPTH
+            precision or 40 characters, of very many values, or deeper than FALCONIMG_MAX_JSON_DEPTH
     """
+    marks = sum(body.count(mark) for mark in b",[{")
+    if marks > MOST_MARKS:
+        raise NotJson(f"expected at most {MOST_MARKS} commas and opening brackets, came {marks}")
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -96,6 +101,8 @@ def _items(value: dict[str, Any] | list[Any]) -> list[Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise NotJson(f"expected at most {MOST_KEYS} keys in an object, came {len(pairs)}")
     value = dict(pairs)
     if len(value) < len(pairs):
         double, _ = Counter(key for key, _ in pairs).most_common(1)[0]
