@@ -27,7 +27,6 @@ from falconimg.settings import Settings
 from falconimg.stores import Store
 
 MOST_PLACES = 10
-MOST_MARKS = 250_000  # commas and opening brackets of a document: what its reading takes goes by them
 MOST_KEYS = 1000  # of an object; no form has nearly as many
 LARGE_BODY = 256_000  # bytes from which on only the first fault is looked for
 STATIC_NAMES = 65_536  # results whose names are compared before any work; beyond that each in its turn
@@ -65,8 +64,9 @@ def document(body: bytes, settings: Settings) -> Any:
             precision or 40 characters, of very many values, or deeper than FALCONIMG_MAX_JSON_DEPTH
     """
     marks = sum(body.count(mark) for mark in b",[{")
-    if marks > MOST_MARKS:
-        raise NotJson(f"expected at most {MOST_MARKS} commas and opening brackets, came {marks}")
+    if marks > settings.max_json_marks:  # what reading it takes goes by them
+        most = f"{settings.max_json_marks} commas and opening brackets (FALCONIMG_MAX_JSON_MARKS)"
+        raise NotJson(f"expected at most {most}, came {marks}")
     try:
         value = json.loads(
             body.decode("utf-8"),

@@ -163,6 +163,7 @@ class Settings:
     log_level: str = _one_of("info", {name: name for name in LEVELS}, "the least level that is logged")
     max_body: int = _count(10 * 10**6, 1, 10**9, "bytes of a JSON body")
     max_json_depth: int = _count(32, 4, 100, "levels of nesting in a JSON body")
+    max_json_marks: int = _count(250_000, 1000, 10**8, "commas and opening brackets in a JSON body")
     max_images: int = _count(1000, 1, 10**6, "images of a request")
     max_operations: int = _count(64, 1, 1000, "operations of a list")
     max_outputs: int = _count(4096, 1, 10**6, "outputs of an image")

@@ -124,7 +124,7 @@ def test_the_double_key_among_a_thousand_is_found_and_more_keys_are_refused() ->
 def test_a_document_of_very_many_values_is_refused_before_it_is_read() -> None:
     assert request.document(b"[" + b"0," * 249_999 + b"0]", SETTINGS) == [0] * 250_000
     assert refused(b"[" + b"0," * 250_000 + b"NaN]") == (
-        "expected at most 250000 commas and opening brackets, came 250001"
+        "expected at most 250000 commas and opening brackets (FALCONIMG_MAX_JSON_MARKS), came 250001"
     )
 
 
