@@ -76,9 +76,21 @@ def test_every_document_is_in_the_source_distribution() -> None:
 
 
 def test_every_link_in_the_documents_leads_to_a_file() -> None:
-    for document in ROOT.glob("*.md"):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
-            assert (ROOT / target).exists(), f"{document.name}: {target}"
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_test_that_the_page_of_safety_names_is_there_and_every_row_has_one() -> None:
+    page = (ROOT / "docs" / "safety.md").read_text()
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert f"def {name}(" in tests, name
+    rows = {int(row) for row in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert rows == set(range(1, 25))
+    for line in re.findall(r"^\| \d+ \|.*", page, re.MULTILINE):
+        assert len(line.split(" | ")) == 6, line
+        assert "`test_" in line or "`fuzz/run" in line, line
 
 
 def test_the_kernels_benchmark_runs_and_finds_them_equal_to_numpy() -> None:
