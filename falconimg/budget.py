@@ -39,13 +39,19 @@ class Budget:
         self._held: set[Grant] = set()
 
     def ask(self, amount: int) -> Grant:
-        """A grant of `amount` (at most `size`) bytes, once all who came earlier have theirs and they are free."""
+        """A grant of `amount` (at most `size`) bytes, once all who came earlier have theirs and they are free.
+
+        Nothing is granted at once, whoever waits.
+        """
         if amount > self.size:
             raise ValueError(f"{amount} bytes of a budget of {self.size}")
         grant = Grant(self, amount)
         with self._lock:
-            self._queue.append(grant)
-            self._serve()
+            if amount:
+                self._queue.append(grant)
+                self._serve()
+            else:
+                grant.set_result(None)
         return grant
 
     def give_up(self, grant: Grant) -> None:
