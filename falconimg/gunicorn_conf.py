@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import math
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,12 +72,22 @@ loglevel = settings.log_level
 proc_name = "falconimg"
 
 
+# mallopt(3): arenas at most, and the bytes from which on a block is given back to the system when it is freed.
+# glibc's own are 8 for each core, and as large as the largest block that was freed, up to 32 MB: then what a worker
+# holds is twice what its images take.
+MALLOC = {-8: 2, -3: 4_000_000}
+
+
 def on_starting(server: Any) -> None:
     """Load the application once before any worker does, so that what keeps it from starting is said once.
 
     In a process of its own: gunicorn's should hold no codec, and the workers should inherit none. The warning
     looks at where gunicorn will listen, because its command line wins over FALCONIMG_BIND.
     """
+    with suppress(AttributeError):  # another C library may have no mallopt; workers inherit what it sets
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in MALLOC.items():
+            mallopt(option, value)
     trial = multiprocessing.get_context("fork").Process(target=_try, args=[server.app])
     trial.start()
     trial.join()

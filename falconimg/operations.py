@@ -10,6 +10,7 @@ A new operation is one class here and its row in OPERATIONS.
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -291,9 +292,9 @@ class Resize(Operation):
             return Map(inner, partial(_covered, window=window, inner=inner, filter_=self.filter), scratch(shape, inner))
         if inner == shape:
             return None
-        between = inner.resized(min(height, shape.height), min(width, shape.width)).nbytes
+        between = inner.resized(min(height, shape.height), min(width, shape.width))
         make = partial(resized, width=width, height=height, filter_=self.filter)
-        return Map(inner, make, between + scratch(shape, inner))
+        return Map(inner, make, between.nbytes + scratch(shape, between, inner))
 
     def _canvas(self, inner: Shape, notice: Notice) -> Shape:
         """The shape of the padded picture: a background that is not opaque gives it alpha."""
@@ -450,7 +451,9 @@ class Blur(Operation):
         side = self.kernel and self.kernel | 1
         sigma = self.sigma or (0 if side else 4)
         blur = partial(cv2.GaussianBlur, ksize=(side, side), sigmaX=sigma)
-        return Map(shape, partial(filtered, function=blur), scratch(shape, shape))
+        # OpenCV holds as many rows as the kernel has, 4 bytes a sample, and takes the kernel from sigma by 4 · 2 + 1
+        rows = 4 * (side or math.ceil(8 * sigma) + 1) * shape.width * shape.channels
+        return Map(shape, partial(filtered, function=blur), scratch(shape, shape) + rows)
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ from falconimg.threads import Threads
 Stages = Generator[Future[None], None, None]
 
 STOPPING = "the server was told to stop before this image's turn"
-FILE_SIZE = 1.05  # bytes of a file at most, for each byte of its pixels: noise does not get smaller
 DOCUMENTS = 8  # the part of the budget that is for requests' documents is one of so many
 DOCUMENT_COST = 40  # bytes that a document's values and the job take at most, for each byte of its text
 SMALL_DOCUMENT = 65536  # bytes of a document up to which that is not worth counting
+LEAF = 2000  # bytes that a result takes besides its file: its name, its place in the plan and in the report
 HANGING_SECONDS = 2.0  # beyond its time, after which a step is taken for one that does not return
 
 
@@ -549,11 +549,15 @@ def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header) -> int:
     """The bytes that the image will take at most, by its plan and what the codecs are known to need."""
 
     def cost(leaf: Leaf) -> tuple[int, int]:
-        form = image.renditions[leaf.route].format
+        rendition = image.renditions[leaf.route]
+        form, metadata = rendition.format, header.metadata if rendition.keep_metadata else header.metadata[:1]
         # a format without gray is given three channels
         size = leaf.shape.nbytes * (3 if leaf.shape.channels == 1 and "gray" not in form.keeps else 1)
-        return int(size * form.encode_cost), int(size * FILE_SIZE)
+        during, file = form.encode_peak(size, leaf.shape.channels, rendition.quality)
+        blocks = sum(len(block) for block in metadata if block)
+        return during + 3 * blocks, file + blocks + LEAF
 
-    # turning a picture takes a second one
-    decoding = max(formats.FORMATS[header.format].decode_cost, 2.0 if header.orientation > 1 else 1.0)
-    return len(data) + max(int(decoding * plan.source.nbytes), plan.peak(cost))
+    blocks = sum(len(block) for block in header.metadata if block)
+    # turning a picture takes a second one; codecs are given copies of the file's parts
+    decoding = max(formats.FORMATS[header.format].decode_peak(header), (1 + (header.orientation > 1)) * header.nbytes)
+    return len(data) + 2 * blocks + max(len(data) + decoding, plan.peak(cost))

@@ -56,6 +56,11 @@ class Header:
         """(width, height) as seen: after the orientation is applied."""
         return (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the decoded array."""
+        return self.width * self.height * self.channels * self.depth // 8
+
 
 @dataclass(frozen=True)
 class Options:
@@ -97,6 +102,17 @@ class Format(ABC):
             Damaged: the container is truncated or contradicts itself
             Unsupported: a kind of this format that is not read; the detail names it
         """
+
+    def decode_peak(self, header: Header) -> int:
+        """The bytes that `decode` takes at most, the file not counted and the picture included."""
+        return int(self.decode_cost * header.nbytes)
+
+    def encode_peak(self, nbytes: int, channels: int, quality: int) -> tuple[int, int]:
+        """The bytes that `encode` takes at most for an array of `nbytes`, the file included, and those of the file.
+
+        Noise is what takes most: no format makes it smaller.
+        """
+        return int(self.encode_cost * nbytes), int(1.05 * nbytes)
 
     @abstractmethod
     def decode(self, data: bytes, header: Header) -> Pixels:

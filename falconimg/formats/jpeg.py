@@ -41,12 +41,16 @@ class Segment(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """What `decode` needs besides the header: SOF's marker, the components' names, the profile of CMYK."""
+    """What `decode` needs besides the header: SOF's marker, the components' names, the profile of CMYK.
+
+    `several` says that the picture comes in several scans: then all its coefficients are kept.
+    """
 
     frame: int
     components: bytes
     first_scan: int
     cmyk_icc: bytes | None
+    several: bool
 
 
 def segments(data: bytes, place: int = 2) -> Iterator[Segment]:
@@ -72,7 +76,8 @@ def segments(data: bytes, place: int = 2) -> Iterator[Segment]:
 def _profile(parts: list[bytes]) -> bytes | None:
     """The profile from its parts, each after its number and their count; None if one is missing."""
     parts = sorted(parts)
-    right = [bytes([number, len(parts)]) for number in range(1, min(len(parts), 255) + 1)]
+    count = min(len(parts), 255)
+    right = [bytes([number, count]) for number in range(1, count + 1)]
     return b"".join(part[2:] for part in parts) if [part[:2] for part in parts] == right else None
 
 
@@ -129,8 +134,8 @@ class Jpeg(Format):
     writes = "gray, RGB (4:2:0); alpha is flattened, 16 bit becomes 8"
     keeps = frozenset({"gray", "icc", "exif", "xmp"})
     quality = 95
-    decode_cost = 2.5  # progressive 2.1, baseline 1.1, CMYK 2.4
-    encode_cost = 2.1
+    decode_cost = 1.1
+    encode_cost = 2.4
 
     def sniff(self, head: bytes) -> bool:
         """See Format."""
@@ -164,7 +169,10 @@ class Jpeg(Format):
                 None if cmyk else icc, exif.upright(blocks.get(EXIF)), exif.upright_xmp(blocks.get(XMP))
             ),
             notes=notes,
-            detail=Detail(frame.marker, components, segment.end - 2, icc if cmyk else None),
+            detail=Detail(
+                frame.marker, components, segment.end - 2, icc if cmyk else None,
+                frame.marker == PROGRESSIVE or segment.data[:1] != bytes([len(components)]),
+            ),
         )  # fmt: skip
 
     @staticmethod
@@ -182,6 +190,19 @@ class Jpeg(Format):
         if count not in (1, 3, 4):
             raise Unsupported(f"a JPEG of {count} components is not read")
         return width, height, frame.data[6 : 6 + 3 * count : 3]
+
+    def decode_peak(self, header: Header) -> int:
+        """See Format. A coefficient is of two bytes."""
+        detail: Detail = header.detail
+        samples = len(detail.components) / header.channels
+        picture = self.decode_cost + (2.05 * samples if detail.several else 0)
+        return int(header.nbytes * (max(2.7, 4.3 * detail.several) if samples > 1 else picture))
+
+    def encode_peak(self, nbytes: int, channels: int, quality: int) -> tuple[int, int]:
+        """See Format. Gray has no chroma that could be halved, so there is more in each byte."""
+        if channels > 1:
+            return super().encode_peak(nbytes, channels, quality)
+        return (5 * nbytes, int(1.6 * nbytes)) if quality > 95 else (int(3.3 * nbytes), int(1.05 * nbytes))
 
     def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format."""

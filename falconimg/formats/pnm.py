@@ -40,7 +40,7 @@ class Pnm(Format):
     reads = "PBM, PGM and PPM, plain and raw, every maximal value"
     writes = "raw gray or RGB, 8 and 16 bit; alpha is flattened"
     keeps = frozenset({"gray", "16 bit"})
-    decode_cost = 4.0
+    decode_cost = 4.1
     encode_cost = 3.0
     channels: ClassVar[Literal[1, 3] | None] = None  # those that are written; None for as they come
 
