@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
 from hmac import compare_digest
 from typing import Any
 
@@ -27,9 +28,14 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Application(falcon.App):  # type: ignore[type-arg]
-    """The application, with the pipeline for those who have to stop it or to sweep its store."""
+    """The application, with what a server has to know of it.
+
+    `pipeline` is for those who stop it or sweep its store; `knows` says of an
+    Authorization header whether a request with it is taken.
+    """
 
     pipeline: Pipeline
+    knows: Callable[[str], bool]
 
 
 class RequestId:
@@ -65,17 +71,20 @@ class Tokens:
     def __init__(self, settings: Settings) -> None:
         self.tokens = [token.encode() for token in settings.token]
 
+    def know(self, authorization: str) -> bool:
+        """Whether this header shows one of them, or none are set."""
+        scheme, _, given = authorization.partition(" ")
+        # a sum and not any(): all are compared, in constant time each, so that the time tells nothing of any
+        fitting = sum(compare_digest(given.strip().encode(), token) for token in self.tokens)
+        return not self.tokens or (scheme.lower() == "bearer" and fitting > 0)
+
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: Resource, _params: dict[str, Any]
     ) -> None:
         """Refuse a request without a token, or with another; its body is not read (RFC 6750, 3)."""
-        if resource.open:
-            return
-        scheme, _, given = (req.get_header("Authorization") or "").partition(" ")
-        came = scheme.lower() == "bearer"
-        # a sum and not any(): all are compared, in constant time each, so that the time tells nothing of any
-        fitting = sum(compare_digest(given.strip().encode(), token) for token in self.tokens)
-        if not (came and fitting):
+        authorization = req.get_header("Authorization") or ""
+        if not resource.open and not self.know(authorization):
+            came = authorization.partition(" ")[0].lower() == "bearer"
             resp.set_header("WWW-Authenticate", 'Bearer realm="falconimg"' + ', error="invalid_token"' * came)
             raise Unauthorized(
                 "expected Authorization: Bearer with a token of FALCONIMG_TOKEN, came "
@@ -98,10 +107,10 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     middleware: list[Any] = [RequestId()]
     if settings.listens_on_loopback:
         middleware.append(Hosts(settings))
-    if settings.token:
-        middleware.append(Tokens(settings))
+    tokens = Tokens(settings)
+    middleware.append(tokens)
     app = Application(middleware=middleware)
-    app.pipeline = pipeline
+    app.pipeline, app.knows = pipeline, tokens.know
     for path, resource in ROUTES.items():
         app.add_route(path, resource(settings, pipeline))
     app.add_error_handler(Exception, _unforeseen)
@@ -135,6 +144,8 @@ def _problem(req: falcon.Request, resp: falcon.Response, problem: Problem, _para
         more["errors"] = [place._asdict() for place in problem.places]
     if problem.status == 503:
         resp.set_header("Retry-After", "5")
+    where = {"pointer": more["errors"][0]["pointer"], "why": more["errors"][0]["detail"]} if more else {}
+    log.logger.info("refused", status=problem.status, detail=problem.detail, **where)
     _answer(req, resp, problem.status, type=problem.type, title=problem.title, detail=problem.detail, **more)
 
 

@@ -61,11 +61,12 @@ threads = settings.threads
 sendfile = False  # it would wait for the client
 timeout = math.ceil(settings.timeout_seconds)  # gunicorn takes whole seconds, and 0 for never
 keepalive = math.ceil(settings.keepalive_seconds)
-# Images are begun during our graceful time; the last of them may take as long as an image may.
-graceful_timeout = math.ceil(settings.graceful_seconds + settings.image_seconds)
+# Images are begun during our graceful time; the last of them may take as long as an image may, and be found to hang.
+graceful_timeout = math.ceil(settings.graceful_seconds + settings.image_seconds + 5)
 limit_request_line = settings.max_request_line
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  (its heartbeat must not wait for a disk)
 control_socket_disable = True
+forwarder_headers = ""  # a client of this machine could name any SCRIPT_NAME, and so pass a proxy's rules
 logger_class = Logger
 accesslog = "-"  # any value but None: Logger.access writes the line
 loglevel = settings.log_level

@@ -203,8 +203,9 @@ class Pipeline:
         """What keeps this process from taking requests, a sentence each; for readiness."""
         if self.stopping:
             return ["the server is stopping"]
-        hanging = ["a step of an image does not return"] if self.hangs or self.peers_hang() else []
-        return [*hanging, *self.store.faults()]
+        if self.hangs or self.peers_hang():
+            return ["a step of an image does not return"]  # and the store may not return either
+        return self.store.faults()
 
     def document(self, size: int) -> Grant:
         """Memory for a request's document of `size` bytes and for the job that it describes.
@@ -319,13 +320,13 @@ class Pipeline:
                     if not grant.done():  # the file is not kept while memory is waited for
                         turn.work = work = replace(work, data=b"")
                         yield from _granted(grant)
+                    turn.admitted = True
+                    step = partial(self._make, turn, work, grant, job)
+                    del work
+                    made = self.threads.submit(partial(contextvars.copy_context().run, step))
                 except BaseException:
                     grant.give_back()
                     raise
-                turn.admitted = True
-                step = partial(self._make, turn, work, grant, job)
-                del work
-                made = self.threads.submit(partial(contextvars.copy_context().run, step))
                 try:
                     yield made
                 except GeneratorExit:
@@ -337,6 +338,8 @@ class Pipeline:
         """The image's pixels, in the memory that was granted."""
         try:
             with self._failing(turn), self._timed(turn):
+                if monotonic() > self.stop_at:
+                    raise Stopping(STOPPING)
                 self._results(turn, work, job)
         finally:
             grant.give_back()
@@ -381,8 +384,8 @@ class Pipeline:
     def _read(self, image: Image) -> bytes:
         """The image's file, if it is the one that was meant."""
         data = self.store.read(image.input, self.settings.max_file)
-        if image.sha256 and (digest := hashlib.sha256(data).hexdigest()) != image.sha256:
-            raise Mismatch(f"expected the SHA-256 {image.sha256}, came {digest}")
+        if image.sha256 and hashlib.sha256(data).hexdigest() != image.sha256:
+            raise Mismatch(f"expected the SHA-256 {image.sha256}, came another")  # which is nobody's to know
         return data
 
     def _planned(self, turn: Turn, job: Job, names: Names) -> Work:

@@ -49,6 +49,9 @@ class Resource:
         coding = req.get_header("Content-Encoding") or "identity"
         if coding.lower() != "identity":
             raise WrongMediaType(f"expected no Content-Encoding, came {coding[:100]!a}")
+        coding = req.get_header("Transfer-Encoding") or "chunked"
+        if coding.lower() != "chunked":
+            raise WrongMediaType(f"expected no Transfer-Encoding but chunked, came {coding[:100]!a}")
         body = _body(req, self.settings.max_body)
         held.callback(self.pipeline.document(len(body)).give_back)
         return body, reader(request.document(body, self.settings), self.settings, self.pipeline.store, len(body))
@@ -202,6 +205,7 @@ class Ready(Resource):
         """Answer 200, or 503 with what is wrong."""
         wrong = self.pipeline.faults()
         if wrong:
+            logger.warning("not_ready", faults=wrong)
             resp.status = falcon.HTTP_503
         resp.media = {
             "status": "not ready" if wrong else "ready",

@@ -10,6 +10,9 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+
+from falconimg.errors import OutOfMemory
 
 
 class Threads:
@@ -23,20 +26,28 @@ class Threads:
         self._lock = threading.Lock()
 
     def submit(self, step: Callable[[], None]) -> Future[None]:
-        """A future that is done when `step` has returned or raised."""
+        """A future that is done when `step` has returned or raised.
+
+        Raises:
+            OutOfMemory: there is no thread, and the system gives none
+        """
         future: Future[None] = Future()
         with self._lock:
-            self._work.put((future, step))
             if self._started < self.count:
-                self._start()
+                try:
+                    self._start()
+                except RuntimeError as error:
+                    if not self._started:
+                        raise OutOfMemory(f"no thread for it: {error}") from None
+            self._work.put((future, step))
         return future
 
     def replace(self, future: Future[None]) -> None:
         """Another thread takes the place of the one that runs this; that one ends should it ever return."""
-        with self._lock:
+        with self._lock, suppress(RuntimeError):  # without another thread there is one less
             if future.running() and future not in self._lost:
-                self._lost.add(future)
                 self._start()
+                self._lost.add(future)
 
     def close(self) -> None:
         """End each thread once what was submitted by now is done."""
@@ -44,9 +55,9 @@ class Threads:
             self._work.put(None)
 
     def _start(self) -> None:
-        self._started += 1
         # a daemon: the process may end though one of them does not
-        threading.Thread(target=self._run, name=f"image-{self._started}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"image-{self._started + 1}", daemon=True).start()
+        self._started += 1
 
     def _run(self) -> None:
         while work := self._work.get():

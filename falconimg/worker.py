@@ -38,8 +38,8 @@ from time import monotonic
 from typing import Any
 
 from gunicorn import http
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
 from falconimg import log
 from falconimg.errors import Busy, HeadTooLarge, NotHttp, RequestProblem, RequestTimeout
@@ -57,11 +57,13 @@ TICK = 0.25  # seconds between two looks at the deadlines
 LATE_AT_ONCE = 64  # answered in one look, so that a thousand late ones do not stop the loop
 SPARE_FILES = 256  # of the limit of open files, for pictures and the listener
 PROBES = 64  # probes that wait for their thread
+WORK, LIVE, READY = "work", "live", "ready"  # pools of threads: readiness may wait for a disk, liveness for nothing
 
 # both in linear time, whatever comes
 FRAMING = re.compile(rb"^(content-length|transfer-encoding|expect)[ \t]*+:(.*)$", re.I | re.M)
 CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;.*)?\r\n", re.S)
-PROBE = re.compile(rb"(\r\n)?(GET|HEAD) /(livez|readyz|healthz|health)[ ?]")
+PROBE = re.compile(rb"(?:\r\n)?(?:GET|HEAD) /(livez|readyz|healthz|health)[ ?]")
+AUTHORIZATION = re.compile(rb"^authorization[ \t]*+:(.*)$", re.I | re.M)
 
 
 class Chunks:
@@ -119,8 +121,8 @@ class Gathering:
     can follow on its connection.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, knows: Callable[[str], bool]) -> None:
+        self.limit, self.knows = limit, knows
         self.head = self.rest = b""
         self.pieces: list[Any] = []  # bytes, or bytearray while it grows
         self.left = 0
@@ -158,9 +160,13 @@ class Gathering:
         (name, value), *more = framing
         if name == b"transfer-encoding":
             self.chunks = Chunks()
-            return not more and value.rpartition(b",")[2].strip() == b"chunked"
+            return not more and value.rpartition(b",")[2].strip() == b"chunked" and self._known()
         self.left = int(value) if re.fullmatch(rb"[0-9]{1,18}", value) else self.limit + 1
-        return not more and self.left <= self.limit
+        return not more and self.left <= self.limit and self._known()
+
+    def _known(self) -> bool:
+        """Whether it has a token, if one is needed: a stranger's body is not waited for, and held less."""
+        return self.knows(b",".join(AUTHORIZATION.findall(self.head)).strip(b" \t\r").decode("latin-1"))
 
     def _body(self, data: bytes) -> bool:
         end: int | None
@@ -191,8 +197,9 @@ class Gathering:
 class Room:
     """The bytes that the connections of a worker hold together."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, most: int) -> None:
         self.limit, self.held, self.lock = limit, 0, threading.Lock()
+        self.waiters = threading.Semaphore(most)  # threads that may wait for it
 
     def take(self, size: int, anyway: bool) -> bool:
         """Whether there is room for so many more; then they are counted."""
@@ -232,7 +239,12 @@ class Client(socket.socket):
         if kept:
             return
         self.room.take(len(view), anyway=True)  # the application holds them already; no more come while this waits
-        self._wait()
+        if not self.room.waiters.acquire(blocking=False):
+            raise ConnectionResetError(errno.ECONNRESET, "there is no room for its answer, and too many wait")
+        try:
+            self._wait()
+        finally:
+            self.room.waiters.release()
 
     def flush(self) -> bool:
         """Send what can be sent now; whether nothing is left."""
@@ -267,13 +279,13 @@ class Connection(TConn):
     sock: Client
     parser: Any
 
-    def __init__(self, cfg: Any, sock: Client, client: Any, server: Any, limit: int) -> None:
+    def __init__(self, cfg: Any, sock: Client, client: Any, server: Any, gathering: Gathering) -> None:
         super().__init__(cfg, sock, client, server)
-        self.gathering = Gathering(limit)
+        self.gathering = gathering
         self.begun = self.deadline = self.queued = 0.0
         self.held = 0
-        self.probes = False
-        self.then: Callable[[Connection], None]
+        self.pool = ""
+        self.kept = False
         # the worker makes a parser for each request, and its bytes are at hand
         self.initialized = self.data_ready = True
 
@@ -324,16 +336,18 @@ class Worker(ThreadWorker):
         self.settings = Settings.from_environ()
         # The largest body that any route takes: a larger one is refused by its length, unread.
         self.limit = self.settings.max_body
-        self.room = Room(ROOM * self.limit)
+        self.room = Room(ROOM * self.limit, max(1, self.cfg.threads // 2))
         # On what the loop waits besides idle connections, the oldest first, and what to do when it comes too late.
         self.waiting: dict[Connection, Callable[[Connection], None]] = {}
         self.looked = 0.0
         self.counts: Counter[str] = Counter()
         self.counted = 0.0
         self.waste = bytearray(PIECE)
-        # Requests with or waiting for the threads, and for the probes' one.
-        self.in_hand = {False: 0, True: 0}
-        self.most = {False: self.cfg.threads + self.settings.queue, True: 1 + PROBES}
+        # Requests with or waiting for each of the pools of threads, and how many may be.
+        self.in_hand = {WORK: 0, LIVE: 0, READY: 0}
+        self.most = {WORK: self.cfg.threads + self.settings.queue, LIVE: 1 + PROBES, READY: 1 + PROBES}
+        self.pools: dict[str, ThreadPoolExecutor] = {}
+        self.queue: dict[Connection, Future[bool]] = {}  # those that wait for a thread of WORK, the oldest first
         self.gathers = not (
             self.cfg.is_ssl
             or "h2" in self.cfg.http_protocols
@@ -349,9 +363,18 @@ class Worker(ThreadWorker):
             self.max_keepalived = self.worker_connections - self.cfg.threads
         wanted = max(soft, self.worker_connections + SPARE_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        self.probes = ThreadPoolExecutor(1)
+        self.pools = {LIVE: started(1), READY: started(1)}
+        if not self.gathers:
+            what = "TLS, HTTP/2, uWSGI or the PROXY protocol"
+            log.logger.warning("slow_clients", detail=f"with {what} set in gunicorn a slow client takes a thread")
         super().init_process()
-        self.probes.shutdown(wait=False)
+        for pool in (LIVE, READY):
+            self.pools[pool].shutdown(wait=False)
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """The threads that requests are answered on."""
+        self.pools[WORK] = started(self.cfg.threads)
+        return self.pools[WORK]
 
     # The loop: each method is called there, and none waits.
 
@@ -369,13 +392,14 @@ class Worker(ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Wait for events, but no longer than to the next look at the deadlines."""
         wait = min(timeout or 0.0, max(0.0, self.looked + TICK - monotonic()))
-        super().wait_for_and_dispatch_events(wait if self.waiting or self.counts else timeout)
+        super().wait_for_and_dispatch_events(wait if self.waiting or self.counts or self.queue else timeout)
         now = monotonic()
         if now >= self.looked + TICK:
             late = [conn for conn in self.waiting if conn.deadline <= now]
             for conn in late[:LATE_AT_ONCE]:
                 self.waiting[conn](conn)
             self.looked = now if len(late) <= LATE_AT_ONCE else 0.0
+            self._shorten_queue(now)
         if self.counts and now >= self.counted + 1:
             log.logger.info("clients", **self.counts)
             self.counts.clear()
@@ -413,10 +437,13 @@ class Worker(ThreadWorker):
             return False
         self.nr_conns += 1
         sock = Client(accepted, self.room, self.settings.client_seconds)
-        self.enqueue_req(Connection(self.cfg, sock, address, listener.getsockname(), self.limit))
+        self.enqueue_req(Connection(self.cfg, sock, address, listener.getsockname(), self._new_gathering()))
         if self.nr_conns >= self.worker_connections:
             self._make_room()
         return True
+
+    def _new_gathering(self) -> Gathering:
+        return Gathering(self.limit, self.wsgi.knows)
 
     def _make_room(self) -> None:
         """Close the oldest connection that waits for its client, or else the longest idle."""
@@ -433,7 +460,7 @@ class Worker(ThreadWorker):
         if not isinstance(conn, Connection):
             super().enqueue_req(conn)
             return
-        rest, conn.gathering = conn.gathering.rest, Gathering(self.limit)
+        rest, conn.gathering = conn.gathering.rest, self._new_gathering()
         conn.begun = monotonic()
         conn.deadline = conn.begun + self.settings.client_seconds
         if not (rest and self._take(conn, rest)) and not self._gather(conn):
@@ -458,7 +485,10 @@ class Worker(ThreadWorker):
 
     def _take(self, conn: Connection, data: bytes) -> bool:
         if not self.room.take(len(data), anyway=conn.held + len(data) <= SMALL):
-            self._refuse(conn, Busy("expected room for the request's body, came none free"))
+            room = (
+                f"room for it in the {self.room.limit} bytes of all unfinished requests ({ROOM} × FALCONIMG_MAX_BODY)"
+            )
+            self._refuse(conn, Busy(f"expected {room}, came none free"))
             return True
         conn.held += len(data)
         conn.deadline = conn.begun + self.settings.client_seconds + conn.held / RATE
@@ -481,8 +511,9 @@ class Worker(ThreadWorker):
     def _too_late(self, conn: Connection) -> None:
         if conn.held:
             self.counts["late"] += 1
-            seconds = f"{self.settings.client_seconds:g} seconds and {RATE} bytes a second of a body"
-            self._refuse(conn, RequestTimeout(f"expected the request within {seconds}, came a part"))
+            seconds = f"{self.settings.client_seconds:g} seconds (FALCONIMG_CLIENT_SECONDS)"
+            said = f"expected the request within {seconds} and {RATE} bytes a second of a body, came a part"
+            self._refuse(conn, RequestTimeout(said))
         else:
             self.counts["silent"] += 1
             self._drop(conn)
@@ -490,25 +521,39 @@ class Worker(ThreadWorker):
     def _hand_over(self, conn: Connection) -> None:
         """Give the request to a thread; one of their own answers the probes, under any load."""
         self._leave(conn)
-        conn.probes = bool(PROBE.match(conn.gathering.head))
-        if self.in_hand[conn.probes] >= self.most[conn.probes]:
+        probe = PROBE.match(conn.gathering.head)
+        conn.pool = WORK if not probe else READY if probe[1] == b"readyz" else LIVE
+        if self.in_hand[conn.pool] >= self.most[conn.pool]:
             self._refuse(conn, Busy("expected a place in the queue (FALCONIMG_QUEUE), came none free"))
             return
-        self.in_hand[conn.probes] += 1
+        self.in_hand[conn.pool] += 1
         conn.queued = monotonic()
-        answer = (self.probes if conn.probes else self.tpool).submit(self.handle, conn)
+        answer = self.pools[conn.pool].submit(self.handle, conn)
+        if conn.pool == WORK:
+            self.queue[conn] = answer
         answer.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def _shorten_queue(self, now: float) -> None:
+        """Give up those that have waited too long; `finish_request` tells them."""
+        while self.queue and (conn := next(iter(self.queue))).queued + self.settings.wait_seconds <= now:
+            self.queue.pop(conn).cancel()  # one that runs already is not cancelled
 
     def finish_request(self, conn: TConn, fs: Future[bool]) -> None:
         """Send the rest of the answer, and keep the connection or close it."""
         if not isinstance(conn, Connection):
             super().finish_request(conn, fs)
             return
-        self.in_hand[conn.probes] -= 1
+        self.queue.pop(conn, None)
+        self.in_hand[conn.pool] -= 1
         self.room.give(conn.held)
         conn.held = 0
-        kept = fs.exception() is None and fs.result()
-        conn.then = partial(self._keep, answer=fs) if kept else self._linger
+        conn.gathering.pieces.clear()
+        conn.parser = None
+        if fs.cancelled():
+            seconds = f"{self.settings.wait_seconds:g} seconds (FALCONIMG_WAIT_SECONDS)"
+            self._refuse(conn, Busy(f"expected a thread to come free within {seconds}, came none"))
+            return
+        conn.kept = fs.exception() is None and fs.result()
         self._flush(conn)
 
     def _flush(self, conn: Connection) -> None:
@@ -519,7 +564,7 @@ class Worker(ThreadWorker):
             return
         if flushed:
             self._leave(conn)
-            conn.then(conn)
+            (self._keep if conn.kept else self._linger)(conn)
         elif conn not in self.waiting:
             conn.deadline = monotonic() + self.settings.client_seconds + conn.sock.left / RATE
             self._wait(conn, selectors.EVENT_WRITE, self._flush, self._unread)
@@ -528,11 +573,15 @@ class Worker(ThreadWorker):
         self.counts["unread"] += 1
         self._drop(conn)
 
-    def _keep(self, conn: Connection, answer: Future[bool]) -> None:
+    def _keep(self, conn: Connection) -> None:
         if conn.gathering.rest:
             self.enqueue_req(conn)
-        else:
-            super().finish_request(conn, answer)
+            return
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, monotonic() + STOP_KEEPALIVE_LINGER)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 
     def _linger(self, conn: Connection) -> None:
         """Say that no more comes, and close when the client has seen it."""
@@ -556,7 +605,7 @@ class Worker(ThreadWorker):
 
     def _refuse(self, conn: Connection, problem: RequestProblem) -> None:
         self._leave(conn)
-        conn.then = self._linger
+        conn.kept = False
         try:
             _say(conn, problem)
         except OSError:
@@ -593,12 +642,8 @@ class Worker(ThreadWorker):
     # The threads: none of it reads from a socket.
 
     def handle(self, conn: TConn) -> bool:
-        """Answer the gathered request, unless it has waited too long."""
+        """Answer the gathered request."""
         if isinstance(conn, Connection):
-            seconds = self.settings.wait_seconds
-            if monotonic() - conn.queued > seconds:
-                _say(conn, Busy(f"expected a thread to come free within {seconds:g} seconds, came none"))
-                return False
             conn.parser = http.get_parser(self.cfg, conn.gathering.pieces, conn.client)
         return super().handle(conn)
 
@@ -615,19 +660,31 @@ class Worker(ThreadWorker):
         if isinstance(conn, Connection):
             # What the application has not read of the body is only in memory. Where its end was not as the
             # parser has it, no further request can be told.
-            return keepalive and not conn.parser.mesg.body.failed
+            try:
+                return keepalive and bool(conn.parser.finish_body())
+            except (ParseException, NoMoreData):
+                return False
         drained: bool = super()._keepalive_after(conn, keepalive)  # type: ignore[misc]  # the stub lacks it
         return drained
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Answer what gunicorn's parser refuses as all else is answered: its own page echoes 8 kB."""
         if isinstance(client, Client) and req is None and isinstance(exc, ParseException):
-            limit = isinstance(exc, LimitRequestLine | LimitRequestHeaders)
+            limit = isinstance(exc, LimitRequestLine | LimitRequestHeaders)  # FALCONIMG_MAX_REQUEST_LINE or gunicorn's
             said = f"{type(exc).__name__}: {ascii(str(exc))[1:-1]}"[:100]
             problem = HeadTooLarge(said) if limit else NotHttp(f"expected HTTP/1.1, came a fault: {said}")
             client.sendall(_logged(problem, addr))
         else:
             super().handle_error(req, client, addr, exc)
+
+
+def started(count: int) -> ThreadPoolExecutor:
+    """A pool whose threads run: later on one may not be had."""
+    pool, all_ = ThreadPoolExecutor(count), threading.Barrier(count + 1)
+    for _ in range(count):
+        pool.submit(all_.wait, 10)
+    all_.wait(10)
+    return pool
 
 
 def _say(conn: Connection, problem: RequestProblem) -> None:

@@ -179,7 +179,7 @@ def parsed(pieces: list[bytes]) -> bytes:
 
 def gathered(*parts: bytes, limit: int = 1000) -> tuple[Gathering, int]:
     """The gathering, and after how many of the parts it was over (0: not yet)."""
-    gathering = Gathering(limit)
+    gathering = Gathering(limit, lambda _: True)
     for number, part in enumerate(parts, 1):
         if gathering.feed(part):
             return gathering, number

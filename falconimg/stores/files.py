@@ -146,7 +146,7 @@ class Files:
         self._input = _Root(input_root)
         self._output = _Root(output_root)
         self._fsync = fsync
-        self._settled: set[tuple[int, int]] = set()  # directories, by device and inode, that are in synced ones
+        self._settled: set[tuple[bytes, int, int]] = set()  # directories that are in synced ones
         self._unnamed = hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()
         self._descend: Callable[[int, bytes], int] = openat2
         try:
@@ -289,6 +289,7 @@ class Files:
         try:
             handle = self._descend(self._output.handle, folder)
         except FileNotFoundError:
+            self._settled.clear()  # a new directory may have an old one's inode
             handle = walk(self._output.handle, folder, make)
         try:
             self._settle(folder, handle)
@@ -326,7 +327,8 @@ class Files:
     def _settle(self, folder: bytes, handle: int) -> None:
         """Sync the directories above an output's, once: whoever made them may not have done so yet."""
         info = os.fstat(handle)
-        if not self._fsync or (info.st_dev, info.st_ino) in self._settled:
+        key = folder, info.st_dev, info.st_ino
+        if not self._fsync or key in self._settled:
             return
         parts = folder.split(b"/")
         for depth in range(len(parts) if folder != b"." else 0):
@@ -334,7 +336,7 @@ class Files:
                 self._sync(parent)
         if len(self._settled) >= SETTLED:
             self._settled.clear()
-        self._settled.add((info.st_dev, info.st_ino))
+        self._settled.add(key)
 
     def _sync(self, folder: int) -> None:
         if self._fsync:
