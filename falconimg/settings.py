@@ -75,7 +75,7 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
+    names = tuple(part.strip().lower() for part in text.split(","))
     if not all(re.fullmatch(r"[a-z0-9]+", name, re.ASCII) for name in names):
         raise ValueError
     return names

@@ -289,6 +289,9 @@ def test_an_endless_chunked_body_is_cut_at_the_limit(gunicorn: Gunicorn) -> None
 def test_a_coded_body_is_a_415(coding: str, gunicorn: Gunicorn) -> None:
     status, answer, _ = sent(gunicorn, f"Content-Encoding: {coding}\r\nContent-Length: 2\r\nConnection: close", b"{}")
     assert (status, b"/problems/media-type" in answer) == (415, True)
+    body = b"2\r\n{}\r\n0\r\n\r\n"
+    status, answer, _ = sent(gunicorn, f"Transfer-Encoding: {coding}, chunked\r\nConnection: close", body)
+    assert status in (400, 415)  # gunicorn's parser lets some of them pass
 
 
 def test_a_chunked_body_is_not_taken_for_an_empty_one(gunicorn: Gunicorn) -> None:

@@ -1312,3 +1312,19 @@ def test_what_is_no_sha256_is_refused(filled: Callable[..., Server], wrong: obje
 def test_items_does_not_look_at_a_sha256(filled: Callable[..., Server]) -> None:
     result = filled().post("/items/", {"images": [image("a", sha256="x")]})
     assert (result.status_code, "Falconimg-Failed" in result.headers) == (200, False)
+
+
+def test_a_thread_that_cannot_be_had_fails_the_image_and_keeps_no_memory(
+    filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = filled(pool=1)
+    real = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert errors(server.process([image("a")])) == ["memory"]
+    assert server.pipeline.budget.free == server.pipeline.budget.size
+    monkeypatch.setattr(threading.Thread, "start", real)
+    assert errors(server.process([image("a")])) == [None]

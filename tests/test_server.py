@@ -303,6 +303,74 @@ def test_the_checkouts_configuration_is_the_packages() -> None:
     assert ended.stdout == "falconimg.app:create_app()\n"
 
 
+SLOW = """
+import time
+from falconimg import formats
+real = formats.decode
+def decode(data, header):
+    time.sleep(1)
+    return real(data, header)
+formats.decode = decode
+"""
+
+
+def with_site(monkeypatch: pytest.MonkeyPatch, root: Path, code: str) -> None:
+    """Servers that are started now run this code first."""
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root / "site"), os.environ.get("PYTHONPATH", "")]))
+
+
+def test_images_that_wait_for_a_thread_are_reported_as_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_site(monkeypatch, tmp_path, SLOW)
+    image = write(tmp_path, "in/a.png", pictures.noise(9, 9))
+    times = {"graceful_seconds": "0.5", "image_seconds": "2"}
+    with serving(tmp_path, workers="1", pool="1", **times) as server, ThreadPoolExecutor(14) as clients:
+        asked = [clients.submit(server.process_batch, [image | {"output": f"out/{n}.png"}]) for n in range(14)]
+        time.sleep(0.5)
+        server.process.terminate()
+        reports = [future.result(SECONDS)[1]["images"][0] for future in asked]
+    found = {(image["status"], image.get("error", {}).get("type")) for image in reports}
+    assert found == {("done", None), ("failed", "/problems/stopping")}
+
+
+def test_a_hung_disk_takes_neither_liveness_nor_the_worker_s_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = """
+import time
+from falconimg.stores import files
+real = files.Files.size
+def size(self, path, limit):
+    if path == "in/a.png":
+        time.sleep(120)
+    return real(self, path, limit)
+files.Files.size = size
+"""
+    with_site(monkeypatch, tmp_path, hung)
+    image, fine = (write(tmp_path, f"in/{name}.png", pictures.noise(9, 9)) for name in "ab")
+    times = {"graceful_seconds": "1", "image_seconds": "1"}
+    with serving(tmp_path, workers="2", **times) as server, ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(server.process_batch, [image])
+        server.wait_for(lambda: "worker_hangs" in server.log and len(server.workers()) == 3, 15)
+        for _ in range(20):
+            assert server.ask("GET", "/livez")[0] == 200
+            assert server.process_batch([fine])[0] == 200
+        # it is ended though Python would wait for its thread
+        server.wait_for(lambda: len(children(server.process.pid)) == 2, 30)
+        assert isinstance(asked.exception(SECONDS), OSError | http.client.HTTPException)
+
+
+def test_a_refusal_says_why_in_the_log(tmp_path: Path) -> None:
+    with serving(tmp_path, workers="1", log="json") as server:
+        server.ask("POST", "/v1/process", {"images": [{"input": "../x", "output": "y.png"}]})
+        server.ask("POST", "/v1/process", {"images": [], "operations": []})
+        lines = [json.loads(line) for line in server.log.splitlines() if '"refused"' in line]
+        assert [(line["status"], line["pointer"]) for line in lines] == [(403, "/images/0/input"), (422, "/images")]
+
+
 HANGS = """
 import time
 from falconimg import formats
@@ -319,9 +387,7 @@ formats.decode = decode
 def test_a_worker_in_which_a_step_hangs_is_replaced_without_cutting_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(HANGS)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    with_site(monkeypatch, tmp_path, HANGS)
     stuck = write(tmp_path, "in/stuck.png", pictures.noise(50, 77))
     fine = write(tmp_path, "in/fine.png", pictures.noise(50, 78))
     long = [write(tmp_path, f"in/long{n}.png", pictures.noise(100, 100, seed=n)) for n in range(100)]

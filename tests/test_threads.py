@@ -6,6 +6,7 @@ from concurrent.futures import Future, wait
 
 import pytest
 
+from falconimg.errors import OutOfMemory
 from falconimg.threads import Threads
 
 SECONDS = 20
@@ -122,4 +123,25 @@ def test_no_more_threads_are_started_than_are_needed(count: int) -> None:
     for _ in range(20):
         threads.submit(lambda: None).result(SECONDS)
     assert threading.active_count() <= before + count
+    threads.close()
+
+
+def test_without_a_thread_nothing_is_queued_and_with_one_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, real = Threads(2), threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ran: list[int] = []
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(OutOfMemory, match="can't start new thread"):
+        threads.submit(lambda: ran.append(1))
+    monkeypatch.setattr(threading.Thread, "start", real)
+    future, gate = hanging(threads)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    behind = threads.submit(lambda: ran.append(2))  # there is one thread, if not two
+    threads.replace(future)
+    gate.set()
+    behind.result(SECONDS)
+    assert ran == [2]
     threads.close()
