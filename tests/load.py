@@ -85,7 +85,7 @@ class Client:
 
 @contextmanager
 def running(*clients: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
-    """Each in a thread of its own, until the event is set; what one raises is raised here."""
+    """Each in a thread of its own, until the event is set; what one raises stops all, and is raised here."""
     stop, faults = threading.Event(), list[BaseException]()
 
     def run(client: Callable[[threading.Event], None]) -> None:
@@ -93,6 +93,7 @@ def running(*clients: Callable[[threading.Event], None]) -> Iterator[threading.E
             client(stop)
         except BaseException as error:  # noqa: BLE001  (it is raised below)
             faults.append(error)
+            stop.set()
 
     threads = [threading.Thread(target=run, args=[client]) for client in clients]
     for thread in threads:

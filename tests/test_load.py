@@ -450,7 +450,7 @@ class Mix:
 
     def large_documents(self, _rng: random.Random, _place: str) -> None:
         answer = Client(self.server.port).process(
-            {"images": [{"input": self.photo, "renditions": [
+            {"images": [{"input": "in/good/png-rgb", "renditions": [
                 {"output": f"out/{'d' * 150}/{n}.png", "operations": ["flip=h"]} for n in range(2000)
             ]}], "dry_run": True}
         )  # fmt: skip
@@ -511,9 +511,9 @@ def test_a_hostile_mix_leaks_nothing_and_answers_nothing_wrongly(
         acts = [mix.batches, mix.batches, mix.photographs, mix.bad_requests, *[mix.slow_ones] * 3]
         acts += [mix.those_who_leave, mix.large_documents]
         samples: list[list[tuple[float, float]]] = [[], []]
-        with running(*(mix.client(act, number) for number, act in enumerate(acts))):
+        with running(*(mix.client(act, number) for number, act in enumerate(acts))) as stop:
             begun = time.monotonic()
-            while (now := time.monotonic() - begun) < seconds:
+            while (now := time.monotonic() - begun) < seconds and not stop.is_set():
                 time.sleep(pause)
                 for index, (rss, fds, count) in enumerate(mix.rest()):
                     assert fds == idle[index], opened(server.workers()[index])

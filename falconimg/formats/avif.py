@@ -381,7 +381,7 @@ class Avif(Format):
         """See Format. At quality 100 it is lossless, and noise becomes larger; the encoder has tables of its own."""
         lossless = {1: 19.0, 3: 14.0, 4: 10.8}[channels]
         cost, file = (lossless, 1.45) if quality == 100 or channels == 1 else (self.encode_cost, 1.05)
-        return int(cost * nbytes) + 3_000_000, int(file * nbytes)
+        return int(cost * nbytes) + 4_000_000, int(file * nbytes)
 
     def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
         """See Format."""
