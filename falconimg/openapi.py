@@ -89,8 +89,8 @@ EXAMPLE_ITEMS = {
 def document(settings: Settings) -> dict[str, Any]:
     """The whole document; its addresses are relative, so it holds behind any prefix."""
     refusals = _answers(
-        errors.NotJson, errors.Forbidden, errors.BodyTooLarge, errors.WrongMediaType, errors.WrongHost,
-        errors.InvalidRequest, errors.Busy,
+        errors.NotJson, errors.Forbidden, errors.RequestTimeout, errors.BodyTooLarge, errors.WrongMediaType,
+        errors.WrongHost, errors.InvalidRequest, errors.HeadTooLarge, errors.Busy,
     )  # fmt: skip
     guarded: dict[str, Any] = {}
     if settings.token:

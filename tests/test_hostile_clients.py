@@ -766,40 +766,6 @@ def test_gunicorns_own_worker_is_stopped_by_a_few(tmp_path: Path, monkeypatch: p
                 connection.recv(1)
 
 
-def test_four_times_the_load_it_can_carry_takes_nothing_from_what_it_does(
-    tmp_path: Path, long: bool, record_property: Callable[[str, object], None]
-) -> None:
-    seconds = 20 if long else 3
-    image = write(tmp_path, "in/load.png", pictures.noise(700, 700))
-    body = json.dumps({"images": [image], "operations": ["blur=31", "resize=100x100"]}).encode()
-
-    def once(server: Server) -> tuple[int, float]:
-        begun = time.monotonic()
-        return ask(server, sized(body)).status, time.monotonic() - begun
-
-    with serving(tmp_path, workers="2", threads="2", pool="1", queue="8") as server:
-        with ThreadPoolExecutor(8) as pool:
-            begun = time.monotonic()
-            alone = sum(pool.map(lambda _: once(server)[0] == 200, range(20 * seconds)))
-            carried = alone / (time.monotonic() - begun)
-        with ThreadPoolExecutor(100) as pool:
-            begun = time.monotonic()
-            asked = []
-            for number in range(int(4 * carried * seconds)):
-                time.sleep(max(0.0, begun + number / (4 * carried) - time.monotonic()))
-                asked.append(pool.submit(once, server))
-            answers = [each.result() for each in asked]
-            served = sum(status == 200 for status, _ in answers) / (time.monotonic() - begun)
-    refused = sorted(span * 1000 for status, span in answers if status == 503)
-    figure(
-        record_property, "21", "at 4 times the load",
-        f"{served:.0f} of {carried:.0f} a second, {len(refused)} refused, p99 {percentile(refused, 0.99):.0f} ms",
-    )  # fmt: skip
-    assert {status for status, _ in answers} == {200, 503}
-    assert served > 0.8 * carried
-    assert percentile(refused, 0.99) < 500
-
-
 # Stopping
 
 
