@@ -55,6 +55,9 @@ def main() -> None:
     """Write and read noise of all kinds, of the depths that are given as arguments."""
     files = list(kinds())
     for form in formats.FORMATS.values():
+        # what a codec takes once and keeps is no picture's
+        small = formats.encode(form, pictures.noise(32, 32), Options()).data
+        formats.decode(small, formats.probe(small))
         for channels in (1, 3, 4):
             for depth in map(int, sys.argv[1:]):
                 for quality in (form.quality or 95, 100)[: 1 if form.quality is None else 2]:
