@@ -55,6 +55,7 @@ STOPPING = "the server was told to stop before this image's turn"
 DOCUMENTS = 8  # the part of the budget that is for requests' documents is one of so many
 DOCUMENT_COST = 40  # bytes that a document's values and the job take at most, for each byte of its text
 SMALL_DOCUMENT = 65536  # bytes of a document up to which that is not worth counting
+RESULT = 1000  # bytes that a result takes in the names that are claimed and in the report
 LEAF = 2000  # bytes that a result takes besides its file: its name, its place in the plan and in the report
 HANGING_SECONDS = 2.0  # beyond its time, after which a step is taken for one that does not return
 
@@ -94,10 +95,10 @@ class Turn:
 
 
 class Names:
-    """The results' names that the images of one job have claimed, each in its turn."""
+    """The results' names that the images of one job have claimed, each in its turn; at most `most` of them."""
 
-    def __init__(self, job: Job, store: Store) -> None:
-        self._store = store
+    def __init__(self, job: Job, store: Store, most: int) -> None:
+        self._store, self._most = store, most
         self._inputs: dict[str, set[int]] = {}
         for image in job.images:
             self._inputs.setdefault(image.key, set()).add(image.index)
@@ -109,6 +110,7 @@ class Names:
         Raises:
             Conflict: another image has one of them, or it is another image's input, or it comes twice
             BadName, OutsideRoot: one is no path that the store takes
+            TooLarge: the job has too many results
         """
         claimed: set[str] = set()
         for path in paths:
@@ -124,6 +126,9 @@ class Names:
             if self._inputs.get(key, set()) - {index}:
                 raise Conflict(f"{shown(path)}: expected a path that is no other image's input, came one")
             claimed.add(key)
+            if len(self._owners) + len(claimed) > self._most:
+                limits = "FALCONIMG_MAX_RESULTS, FALCONIMG_MEMORY"
+                raise TooLarge(f"expected at most {self._most} outputs of a request ({limits}), came more")
         self._owners.update(dict.fromkeys(claimed, index))
 
 
@@ -181,6 +186,8 @@ class Pipeline:
         self.documents = Budget(settings.budget // DOCUMENTS)
         self.budget = Budget(settings.budget - self.documents.size)
         self.threads = Threads(settings.pool)
+        affordable = self.documents.size // settings.threads // RESULT
+        self.most_results = min(settings.max_results, max(affordable, settings.max_outputs))
         self.stop_at = float("inf")
         self.peers_hang: Callable[[], bool] = lambda: False  # whether another worker waits for its replacement
         self._steps: set[Turn] = set()  # the images of which a step runs now
@@ -240,7 +247,7 @@ class Pipeline:
         Raises:
             Busy: at once, before the first outcome is asked for
         """
-        names = Names(job, self.store)
+        names = Names(job, self.store, self.most_results)
         begun = Begun()
         if job.images:
             # here and not when the outcomes are asked for: so that it can still be refused

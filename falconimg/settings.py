@@ -167,6 +167,7 @@ class Settings:
     max_images: int = _count(1000, 1, 10**6, "images of a request")
     max_operations: int = _count(64, 1, 1000, "operations of a list")
     max_outputs: int = _count(4096, 1, 10**6, "outputs of an image")
+    max_results: int = _count(100_000, 1, 10**8, "outputs of a request, less where FALCONIMG_MEMORY is little")
     max_file: int = _count(200 * 10**6, 1, 10**10, "bytes of an input file")
     max_pixels: int = _count(50 * 10**6, 1, 10**9, "pixels of a picture, read or made")
     max_side: int = _count(16384, 1, 65500, "pixels of a picture's side")

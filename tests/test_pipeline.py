@@ -1256,6 +1256,21 @@ def test_large_documents_take_turns_and_one_that_never_fits_is_refused(filled: C
     assert server.pipeline.documents.free == server.pipeline.documents.size
 
 
+def test_a_request_has_no_more_results_than_its_report_may_take(filled: Callable[..., Server]) -> None:
+    server = filled(max_results=100, pool=1)
+    server.put("in/a.png", noise(8, 8))
+    images = [image("a", output=f"out/{n}.png", operations=["tile=1"]) for n in range(3)]
+    result = server.process(images, dry_run=True)
+    assert errors(result) == [None, "too-large", "too-large"]
+    assert "FALCONIMG_MAX_RESULTS" in outcomes(result)[1]["error"]["detail"]
+    assert len(outcomes(result)[0]["outputs"]) == 64
+
+
+@pytest.mark.parametrize(("memory", "most"), [(20_000_000, 4096), (600_000_000, 9375), (10**12, 100_000)])
+def test_with_little_memory_a_request_has_fewer_results_but_one_image_s(serve: Serve, memory: int, most: int) -> None:
+    assert serve(memory=memory).pipeline.most_results == most
+
+
 # The SHA-256 of an input
 
 

@@ -136,7 +136,7 @@ def test_a_server_is_open_to_others_off_loopback_without_a_token(
     assert Settings(bind=bind, token=token).open_to_others is is_open
 
 
-@pytest.mark.parametrize("text", ["", ",", "PNG", "png;jpeg", "png jpeg"])
+@pytest.mark.parametrize("text", ["", ",", "png;jpeg", "png jpeg"])
 def test_what_is_no_list_of_formats_is_refused(text: str) -> None:
     with pytest.raises(SettingsProblem, match=r"^FALCONIMG_FORMATS: expected names of formats separated by commas"):
         Settings.from_environ({"FALCONIMG_FORMATS": text})
@@ -272,7 +272,7 @@ def test_every_number_of_gunicorns_is_a_setting() -> None:
     environ = {f"FALCONIMG_{VARIABLES.get(name, name.upper())}": text for name, (text, _) in GUNICORN.items()}
     found = gunicorn_settings(**environ, FALCONIMG_GRACEFUL_SECONDS="7", FALCONIMG_IMAGE_SECONDS="20.5")
     assert {name: found[name] for name in GUNICORN} == {name: value for name, (_, value) in GUNICORN.items()}
-    assert found["graceful_timeout"] == 28  # the last image may be begun at the end of the graceful time
+    assert found["graceful_timeout"] == 33  # the last image may be begun at the end of the graceful time, and hang
 
 
 def test_gunicorns_heartbeat_and_control_socket_touch_no_disk() -> None:
