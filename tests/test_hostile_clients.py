@@ -598,6 +598,11 @@ def test_beyond_the_queue_is_a_503_at_once_and_probes_are_answered(tmp_path: Pat
         with connect(server, b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
             assert connection.recv(12) == b"HTTP/1.1 200"
         assert server.ask("GET", "/")[0] == 503
+        with connect(server, b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+            with connection.makefile("rb") as stream:
+                said = stream.read()
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert said.endswith(b"\r\n\r\n")  # and no body, which HEAD has none of
         assert time.monotonic() - begun < 1
         for connection in asked:
             if connection not in refused:

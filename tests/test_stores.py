@@ -7,6 +7,7 @@ import errno
 import multiprocessing
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -561,6 +562,32 @@ def test_what_is_no_file_is_unreadable_at_once(disk: Files, root: Path, kind: st
     with pytest.raises(errors.Unreadable, match=f"expected a regular file, came a {kind}"):
         store.read("zero" if kind == "device" else "it", LIMIT)
     assert time.monotonic() - start < 0.1
+
+
+def test_directories_whose_sync_failed_are_synced_the_next_time(
+    disk: Files, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, synced, broken = os.fsync, list[str](), [True]
+
+    def fsync(handle: int) -> None:
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        if name == root.name and broken:
+            raise OSError(errno.EIO, "broken")
+        synced.append(name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(errors.NotWritten):
+        disk.publish([File("new/a", b"a")], "overwrite")
+    broken.clear()
+    disk.publish([File("new/a", b"a")], "overwrite")
+    assert root.name in synced
+    synced.clear()
+    disk.publish([File("new/b", b"b")], "overwrite")
+    assert root.name not in synced  # once is enough
+    shutil.rmtree(root / "new")
+    disk.publish([File("new/a", b"a")], "overwrite")
+    assert root.name in synced  # though it may have the inode of the one before
 
 
 @pytest.mark.parametrize("kind", ["link", "directory"])
