@@ -500,7 +500,7 @@ def opened(pid: int) -> list[str]:
 def test_a_hostile_mix_leaks_nothing_and_answers_nothing_wrongly(
     tmp_path: Path, long: bool, record_property: Record
 ) -> None:
-    seconds, warm, pause = (600, 120, 12) if long else (12, 4, 2)
+    seconds, warm, pause = (600, 120, 12) if long else (16, 4, 1)
     settings = {"workers": "2", "pool": "1", "threads": "8", "fsync": "off", "memory": "500M", "client_seconds": "1"}
     with serving(tmp_path, **settings) as server:
         server.wait_for(lambda: server.log.count("roots input=") == 3)  # once before the workers, and in each
@@ -529,8 +529,10 @@ def test_a_hostile_mix_leaks_nothing_and_answers_nothing_wrongly(
     )  # fmt: skip
     if long:
         assert max(slopes) < 1
-    # the quick form is too short for a slope
-    assert max(each[-1][1] - each[0][1] for each in samples) < 15
+    # the quick form is too short for a slope: what is held at rest comes and goes by 25 MB, and only its floor tells
+    for each in samples:
+        half = len(each) // 2
+        assert min(rss for _, rss in each[half:]) - min(rss for _, rss in each[:half]) < 15
 
 
 # (21) More than it can carry
