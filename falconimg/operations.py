@@ -10,11 +10,10 @@ A new operation is one class here and its row in OPERATIONS.
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -22,21 +21,14 @@ import cv2
 import numpy as np
 from jsonschema import Draft202012Validator
 
-from falconimg._core import Grid, Map, Shape, Window, edges, is_opaque, premultiply, unpremultiply
+from falconimg._core import Grid, Map, Shape, Window, edges
 from falconimg.errors import Impossible, Place
+from falconimg.filters import FILTERS, Array, blur_workspace, blurred, resize_workspace, resized
 from falconimg.schema import Schema, came, out_of_bounds, places
 
 Effect = Grid | Window | Map | None
 Notice = Callable[[str], None]
-Array = Any  # (h, w, c), uint8 or uint16: see formats.base.Pixels
 
-FILTERS = {
-    "area": cv2.INTER_AREA,
-    "linear": cv2.INTER_LINEAR,
-    "cubic": cv2.INTER_CUBIC,
-    "lanczos": cv2.INTER_LANCZOS4,
-    "nearest": cv2.INTER_NEAREST,
-}
 # Where the smaller of two rectangles lies: 0 at the start, 1 centred, 2 at the end, as (down, across).
 GRAVITIES = {
     "n": (0, 1), "ne": (0, 2), "e": (1, 2), "se": (2, 2), "s": (2, 1), "sw": (2, 0), "w": (1, 0), "nw": (0, 0),
@@ -83,6 +75,8 @@ class Form(NamedTuple):
 @dataclass(frozen=True)
 class Operation(ABC):
     """One operation with its arguments."""
+
+    precise: bool = field(default=False, kw_only=True)  # no approximation for speed: the request says so, not the step
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
@@ -155,43 +149,6 @@ def placed(outer: tuple[int, int], inner: tuple[int, int], gravity: str) -> tupl
 def rounded(numerator: int, denominator: int) -> int:
     """A positive quotient rounded half up, at least 1."""
     return max(1, (2 * numerator + denominator) // (2 * denominator))
-
-
-def filtered(array: Array, function: Callable[[Array], Array], overshoot: bool = False) -> Array:
-    """What a filter makes of pixels: colours weighted by alpha, so that transparent ones do not mix in.
-
-    `overshoot` says that the filter's values may leave the range of those that it is given.
-    """
-    if array.shape[2] == 4 and not is_opaque(array):
-        return unpremultiply(function(premultiply(array, overshoot)), array.itemsize)
-    result = function(array)
-    return result if result.ndim == 3 else result[:, :, np.newaxis]
-
-
-def scratch(*shapes: Shape) -> int:
-    """The bytes that `filtered` needs at most besides its result: weighted copies, in single precision."""
-    return sum(4 // shape.itemsize * shape.nbytes for shape in shapes if shape.channels == 4)
-
-
-def resized(array: Array, width: int, height: int, filter_: str | None) -> Array:
-    """The array at another size; without a filter's name area shrinks and cubic enlarges, each side as it goes."""
-    if filter_ == "nearest":
-        result = cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST)
-        return result.reshape(height, width, array.shape[2])
-    if filter_:
-        function = partial(cv2.resize, dsize=(width, height), interpolation=FILTERS[filter_])
-        return filtered(array, function, filter_ in ("cubic", "lanczos"))
-    enlarges = width > array.shape[1] or height > array.shape[0]
-    return filtered(array, partial(_resized, width=width, height=height), enlarges)
-
-
-def _resized(array: Array, width: int, height: int) -> Array:
-    small = min(width, array.shape[1]), min(height, array.shape[0])
-    if small != (array.shape[1], array.shape[0]):
-        array = cv2.resize(array, small, interpolation=cv2.INTER_AREA)
-    if small != (width, height):
-        array = cv2.resize(array, (width, height), interpolation=cv2.INTER_CUBIC)
-    return array
 
 
 @dataclass(frozen=True)
@@ -284,17 +241,17 @@ class Resize(Operation):
         if self.fit == "pad":
             canvas = self._canvas(inner, notice)
             make = partial(_padded, inner=inner, canvas=canvas, settings=self)
-            return None if canvas == shape else Map(canvas, make, inner.nbytes + scratch(shape, inner))
+            return None if canvas == shape else Map(canvas, make, inner.nbytes + resize_workspace(shape, inner))
         if self.fit == "cover":
             window = self._covered(shape, height, width)
             if (window.height, window.width) == (height, width):
                 return window
-            return Map(inner, partial(_covered, window=window, inner=inner, filter_=self.filter), scratch(shape, inner))
+            make = partial(_covered, window=window, inner=inner, settings=self)
+            return Map(inner, make, resize_workspace(shape, inner))
         if inner == shape:
             return None
-        between = inner.resized(min(height, shape.height), min(width, shape.width))
-        make = partial(resized, width=width, height=height, filter_=self.filter)
-        return Map(inner, make, between.nbytes + scratch(shape, between, inner))
+        make = partial(resized, width=width, height=height, filter_=self.filter, precise=self.precise)
+        return Map(inner, make, resize_workspace(shape, inner))
 
     def _canvas(self, inner: Shape, notice: Notice) -> Shape:
         """The shape of the padded picture: a background that is not opaque gives it alpha."""
@@ -322,9 +279,9 @@ def _inside(shape: Shape, height: int, width: int) -> tuple[int, int]:
     return height, rounded(shape.width * height, shape.height)
 
 
-def _covered(array: Array, window: Window, inner: Shape, filter_: str | None) -> Array:
+def _covered(array: Array, window: Window, inner: Shape, settings: Resize) -> Array:
     part = array[window.top : window.top + window.height, window.left : window.left + window.width]
-    return resized(part, inner.width, inner.height, filter_)
+    return resized(part, inner.width, inner.height, settings.filter, settings.precise)
 
 
 def _padded(array: Array, inner: Shape, canvas: Shape, settings: Resize) -> Array:
@@ -335,7 +292,7 @@ def _padded(array: Array, inner: Shape, canvas: Shape, settings: Resize) -> Arra
     result = np.empty((canvas.height, canvas.width, canvas.channels), array.dtype)
     result[:] = np.array(fill, array.dtype) * (257 if canvas.itemsize == 2 else 1)
     if (inner.height, inner.width) != array.shape[:2]:
-        array = resized(array, inner.width, inner.height, settings.filter)
+        array = resized(array, inner.width, inner.height, settings.filter, settings.precise)
     top, left = placed((canvas.height, canvas.width), (inner.height, inner.width), settings.gravity)
     part = result[top : top + inner.height, left : left + inner.width]
     if canvas.channels == array.shape[2]:
@@ -450,10 +407,8 @@ class Blur(Operation):
             return None
         side = self.kernel and self.kernel | 1
         sigma = self.sigma or (0 if side else 4)
-        blur = partial(cv2.GaussianBlur, ksize=(side, side), sigmaX=sigma)
-        # OpenCV holds as many rows as the kernel has, 4 bytes a sample, and takes the kernel from sigma by 4 · 2 + 1
-        rows = 4 * (side or math.ceil(8 * sigma) + 1) * shape.width * shape.channels
-        return Map(shape, partial(filtered, function=blur), scratch(shape, shape) + rows)
+        make = partial(blurred, kernel=side, sigma=sigma, precise=self.precise)
+        return Map(shape, make, blur_workspace(shape, side, sigma))
 
 
 @dataclass(frozen=True)
@@ -693,4 +648,5 @@ def _build(operation: type[Operation], document: Mapping[str, Any]) -> Operation
         )
     # JSON Schema's whole numbers may be written 25.0
     whole = {key for key, schema in operation.properties.items() if schema["type"] == "integer"}
-    return operation(**{key: int(value) if key in whole else value for key, value in document.items() if key != "op"})
+    arguments: Any = {key: int(value) if key in whole else value for key, value in document.items() if key != "op"}
+    return operation(**arguments)

@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from string import Formatter
 from typing import Any
@@ -318,6 +319,8 @@ class _Reader:
                     self.fault(pointer + place.pointer, place.detail)
                 continue
             notes += [Note(pointer, detail) for detail in operation.notes()]
+            if self.options.get("precise"):
+                operation = replace(operation, precise=True)
             steps.append(Step(operation, pointer))
         return tuple(steps), tuple(notes)
 
