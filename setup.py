@@ -1,11 +1,19 @@
-"""Only the compiled core; everything else is in pyproject.toml."""
+"""Only the compiled modules; everything else is in pyproject.toml."""
 
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-core = Extension(
-    "falconimg._core", ["native/_core.pyx"], depends=[str(path) for path in Path("native").glob("*.px[yd]")]
-)
-setup(ext_modules=cythonize([core], build_dir="build"))
+NATIVE = Path("native")
+
+modules = [
+    Extension(
+        f"falconimg.{source.stem}",
+        [str(source)],
+        depends=[str(path) for path in NATIVE.iterdir()],
+        extra_compile_args=["-O3"],  # the pixel kernels are written for its vectorizer
+    )
+    for source in sorted(NATIVE.glob("*.pyx"))
+]
+setup(ext_modules=cythonize(modules, build_dir="build"))

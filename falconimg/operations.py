@@ -23,7 +23,8 @@ from jsonschema import Draft202012Validator
 
 from falconimg._core import Grid, Map, Shape, Window, edges
 from falconimg.errors import Impossible, Place
-from falconimg.filters import FILTERS, Array, blur_workspace, blurred, resize_workspace, resized
+from falconimg.filters import FILTERS, Array, blur_workspace, blurred, resize_workspace, resized, shrinks
+from falconimg.planes import Planes, bgr
 from falconimg.schema import Schema, came, out_of_bounds, places
 
 Effect = Grid | Window | Map | None
@@ -87,6 +88,7 @@ class Operation(ABC):
     parts: ClassVar[Literal["one", "fixed", "varying"]] = (
         "one"  # pictures it makes of one: does that vary with its size?
     )
+    planes: ClassVar[bool] = False  # its Map takes Planes as well as arrays
     skippable: ClassVar[bool] = False  # where it is impossible, and the request says to skip, it is left out
 
     @classmethod
@@ -165,6 +167,7 @@ class Resize(Operation):
     filter: str | None = None
 
     name = "resize"
+    planes = True
     forms = (
         Form(
             "resize=F", '{"op": "resize", "factor": F}',
@@ -238,20 +241,30 @@ class Resize(Operation):
     def effect(self, shape: Shape, notice: Notice) -> Effect:
         height, width = self.target(shape)
         inner = shape.resized(height, width)
+        workspace = resize_workspace(shape, inner)
         if self.fit == "pad":
             canvas = self._canvas(inner, notice)
-            make = partial(_padded, inner=inner, canvas=canvas, settings=self)
-            return None if canvas == shape else Map(canvas, make, inner.nbytes + resize_workspace(shape, inner))
+            make = partial(_padded, source=shape, inner=inner, canvas=canvas, settings=self)
+            needs = self._needs(shape, shape, inner)
+            return None if canvas == shape else Map(canvas, make, inner.nbytes + workspace, needs)
+        window: Shape | Window = shape
         if self.fit == "cover":
             window = self._covered(shape, height, width)
             if (window.height, window.width) == (height, width):
                 return window
-            make = partial(_covered, window=window, inner=inner, settings=self)
-            return Map(inner, make, resize_workspace(shape, inner))
         if inner == shape:
             return None
-        make = partial(resized, width=width, height=height, filter_=self.filter, precise=self.precise)
-        return Map(inner, make, resize_workspace(shape, inner))
+        make = partial(_resized, source=shape, window=window, inner=inner, settings=self)
+        needs = self._needs(shape, window, inner)
+        return Map(inner, make, workspace, needs, needs is not None and self.fit != "cover")
+
+    def _needs(self, shape: Shape, seen: Shape | Window, inner: Shape) -> tuple[int, int] | None:
+        """The least (height, width) of the picture that makes `inner` of what is seen of it; None if none smaller."""
+        if self.precise or not shrinks(seen.height, seen.width, inner.height, inner.width, self.filter):
+            return None
+        if isinstance(seen, Window) and (shape.channels == 4 or shape.itemsize == 2):
+            return None  # a window's fractions are for `averages`
+        return -(-shape.height * inner.height // seen.height), -(-shape.width * inner.width // seen.width)
 
     def _canvas(self, inner: Shape, notice: Notice) -> Shape:
         """The shape of the padded picture: a background that is not opaque gives it alpha."""
@@ -279,20 +292,43 @@ def _inside(shape: Shape, height: int, width: int) -> tuple[int, int]:
     return height, rounded(shape.width * height, shape.height)
 
 
-def _covered(array: Array, window: Window, inner: Shape, settings: Resize) -> Array:
-    part = array[window.top : window.top + window.height, window.left : window.left + window.width]
-    return resized(part, inner.width, inner.height, settings.filter, settings.precise)
+def _resized(
+    array: Array,
+    extent: tuple[float, float] | None = None,
+    *,
+    source: Shape,
+    window: Window | Shape,
+    inner: Shape,
+    settings: Resize,
+) -> Array:
+    """A window of the source in the array, which may be a smaller version of it that has so many rows and columns."""
+    height, width = extent or array.shape[:2]
+    down, across = height / source.height, width / source.width
+    top, left = (0, 0) if isinstance(window, Shape) else (window.top * down, window.left * across)
+    # multiplied first: a quotient of whole numbers is never rounded to below the result's whole side
+    seen = top, left, window.height * height / source.height, window.width * width / source.width
+    smooth = (down, across) != (1, 1)
+    return resized(array, seen, inner.width, inner.height, settings.filter, settings.precise, smooth)
 
 
-def _padded(array: Array, inner: Shape, canvas: Shape, settings: Resize) -> Array:
+def _padded(
+    array: Array,
+    extent: tuple[float, float] | None = None,
+    *,
+    source: Shape,
+    inner: Shape,
+    canvas: Shape,
+    settings: Resize,
+) -> Array:
     red, green, blue, alpha = colour(settings.background or ("transparent" if canvas.channels == 4 else "white"))
     fill = [blue, green, red, alpha][: canvas.channels]
     if canvas.channels == 1:
         fill = [round(0.299 * red + 0.587 * green + 0.114 * blue)]  # ITU-R BT.601, as cv2.cvtColor weighs them
     result = np.empty((canvas.height, canvas.width, canvas.channels), array.dtype)
     result[:] = np.array(fill, array.dtype) * (257 if canvas.itemsize == 2 else 1)
-    if (inner.height, inner.width) != array.shape[:2]:
-        array = resized(array, inner.width, inner.height, settings.filter, settings.precise)
+    if inner != source:
+        array = _resized(array, extent, source=source, window=source, inner=inner, settings=settings)
+    array = bgr(array)
     top, left = placed((canvas.height, canvas.width), (inner.height, inner.width), settings.gravity)
     part = result[top : top + inner.height, left : left + inner.width]
     if canvas.channels == array.shape[2]:
@@ -310,6 +346,7 @@ class Split(Operation):
     columns: int = 2
 
     name = "split"
+    planes = True
     aliases = ("splitQuadrants",)
     forms = (
         Form(
@@ -354,6 +391,7 @@ class Tile(Operation):
     size: int
 
     name = "tile"
+    planes = True
     forms = (Form("tile=S", '{"op": "tile", "size": S}', "square tiles of S pixels, the last row and column smaller"),)
     properties: ClassVar = {"size": SIDE}
     required = ("size",)
@@ -376,6 +414,7 @@ class Blur(Operation):
     sigma: float | None = None
 
     name = "blur"
+    planes = True
     forms = (
         Form(
             "blur=K", '{"op": "blur", "kernel": K}',
@@ -422,6 +461,7 @@ class Crop(Operation):
     gravity: str = "c"
 
     name = "crop"
+    planes = True
     forms = (
         Form(
             "crop=WxH+X+Y", '{"op": "crop", "width": W, "height": H, "x": X, "y": Y}',
@@ -479,6 +519,7 @@ class Rotate(Operation):
     angle: int
 
     name = "rotate"
+    planes = True
     forms = (Form("rotate=90, 180, 270", '{"op": "rotate", "angle": 90}', "clockwise; exact, no resampling"),)
     properties: ClassVar = {"angle": {"type": "integer", "enum": [90, 180, 270]}}
     required = ("angle",)
@@ -493,7 +534,16 @@ class Rotate(Operation):
 
 
 def _turned(array: Array, code: int) -> Array:
-    result = cv2.rotate(array, code)
+    return _moved(array, partial(cv2.rotate, rotateCode=code))
+
+
+def _moved(array: Array, function: Callable[[Array], Array]) -> Array:
+    """What a function that moves pixels makes of it."""
+    if isinstance(array, Planes):
+        if array.even:
+            return Planes(function(array.y), function(array.cb), function(array.cr))
+        array = array.bgr()  # at an odd side the samples of the chroma would come to stand for other pixels
+    result = function(array)
     return result.reshape(*result.shape[:2], array.shape[2])
 
 
@@ -504,6 +554,7 @@ class Flip(Operation):
     axis: str
 
     name = "flip"
+    planes = True
     forms = (
         Form(
             "flip=h, flip=v", '{"op": "flip", "axis": "h"}', "mirrored, left to right (h) or top to bottom (v); exact"
@@ -521,7 +572,7 @@ class Flip(Operation):
 
 
 def _mirrored(array: Array, code: int) -> Array:
-    return cv2.flip(array, code).reshape(array.shape)
+    return _moved(array, partial(cv2.flip, flipCode=code))
 
 
 @dataclass(frozen=True)
@@ -529,6 +580,7 @@ class Gray(Operation):
     """Colours become their luma; alpha stays."""
 
     name = "gray"
+    planes = True
     forms = (Form("gray", '{"op": "gray"}', "luma by ITU-R BT.601; alpha stays"),)
     properties: ClassVar = {}
 
@@ -546,6 +598,8 @@ class Gray(Operation):
 
 
 def _grayed(array: Array) -> Array:
+    if isinstance(array, Planes):
+        return array.y[:, :, np.newaxis]
     luma = cv2.cvtColor(array, cv2.COLOR_BGR2GRAY if array.shape[2] == 3 else cv2.COLOR_BGRA2GRAY)
     return luma[:, :, np.newaxis] if array.shape[2] == 3 else cv2.merge([luma, luma, luma, array[:, :, 3]])
 

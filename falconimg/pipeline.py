@@ -56,6 +56,9 @@ DOCUMENTS = 8  # the part of the budget that is for requests' documents is one o
 DOCUMENT_COST = 40  # bytes that a document's values and the job take at most, for each byte of its text
 SMALL_DOCUMENT = 65536  # bytes of a document up to which that is not worth counting
 RESULT = 1000  # bytes that a result takes in the names that are claimed and in the report
+# By what a picture may be shrunk when it is loaded, and what part of its shrunk sides it may have in the end, if not
+# just these: then the result is within 38 dB of what area makes of the whole picture (tests/test_quality.py).
+FINE = {2: 0.93, 4: 0.7, 8: 0.5}
 LEAF = 2000  # bytes that a result takes besides its file: its name, its place in the plan and in the report
 HANGING_SECONDS = 2.0  # beyond its time, after which a step is taken for one that does not return
 
@@ -67,6 +70,7 @@ class Work:
     data: bytes  # empty where it waits for memory: then the file is read again
     header: formats.Header
     plan: Plan
+    load: formats.Load
     left: frozenset[str]  # results that exist already and stay
     peak: int  # bytes that it will take at most; 0 if nothing is to be made
 
@@ -423,11 +427,12 @@ class Pipeline:
                 raise _beyond(error.kind, error.value, settings) from None
             names.claim(image.index, (leaf.path for leaf in plan.leaves))
             left = self._existing(turn, plan, job)
+            load = formats.AS_IT_IS if job.precise else _load(plan, image, header)
             if job.dry_run or len(left) == len(plan.leaves):
-                return Work(b"", header, plan, left, 0)
-            peak = _peak(plan, image, data, header)
+                return Work(b"", header, plan, load, left, 0)
+            peak = _peak(plan, image, data, header, load)
             self._affordable(peak)
-            return Work(data, header, plan, left, peak)
+            return Work(data, header, plan, load, left, peak)
 
     def _existing(self, turn: Turn, plan: Plan, job: Job) -> frozenset[str]:
         """The results that are there already, where the job minds."""
@@ -443,8 +448,7 @@ class Pipeline:
         """Decode, walk, encode, publish."""
         image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
         data = work.data or self._read_again(image, work)
-        files: list[File] = []
-        outputs: list[Output] = []
+        made: dict[str, tuple[File, Output]] = {}
 
         def tick() -> None:
             if monotonic() > turn.deadline:
@@ -458,19 +462,20 @@ class Pipeline:
             options = formats.Options(rendition.quality, rendition.background)
             encoded = formats.encode(rendition.format, array, options, metadata)
             turn.note(f"{rendition.pointer}/output", encoded.notes)
-            files.append(File(leaf.path, encoded.data))
             size = leaf.shape.width, leaf.shape.height
-            outputs.append(Output(leaf.path, *size, rendition.format.name, len(encoded.data)))
+            output = Output(leaf.path, *size, rendition.format.name, len(encoded.data))
+            made[leaf.path] = File(leaf.path, encoded.data), output
 
         with errors_as(Impossible, "the operations"):
-            work.plan.run(partial(formats.decode, data, work.header), emit, tick)
+            work.plan.run(partial(formats.load, data, work.header, work.load), emit, tick)
         tick()
+        inorder = [made[leaf.path] for leaf in work.plan.leaves if leaf.path in made]
         try:
-            left = self.store.publish(files, job.if_exists)
+            left = self.store.publish([file for file, _ in inorder], job.if_exists)
         except ImageProblem as problem:
-            turn.outputs = tuple(output for output in outputs if output.path in problem.written)
+            turn.outputs = tuple(output for _, output in inorder if output.path in problem.written)
             raise
-        turn.outputs = tuple(output for output in outputs if output.path not in left)
+        turn.outputs = tuple(output for _, output in inorder if output.path not in left)
         turn.note(image.pointer, (_left(path) for path in left))
 
     def _read_again(self, image: Image, work: Work) -> bytes:
@@ -555,7 +560,32 @@ def _beyond(kind: str, value: int, settings: Settings) -> TooLarge:
     return TooLarge(f"expected at most {getattr(settings, name)} {unit} (FALCONIMG_{name.upper()}), came {value}")
 
 
-def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header) -> int:
+def _load(plan: Plan, image: Image, header: formats.Header) -> formats.Load:
+    """How the image is to be decoded for this plan, which is told so: no larger than is needed."""
+    needs = plan.needs()
+    most = formats.FORMATS[header.format].loads(header, needs is not None)
+    width, height = header.size
+    shrink = most.shrink
+    while shrink > 1 and not (needs and _fine(needs, (height, width), shrink, header.orientation)):
+        shrink //= 2
+    if shrink > 1:
+        plan.load(shrink)
+    planes = all(
+        rendition.format.takes_planes and all(step.operation.planes for step in rendition.steps)
+        for rendition in image.renditions
+    )
+    return formats.Load(shrink, most.planes and planes)
+
+
+def _fine(needs: tuple[int, int], size: tuple[int, int], shrink: int, orientation: int) -> bool:
+    """Whether a picture of that (height, width) may be shrunk so when of its shrunk sides at least so much is needed."""
+    if orientation > 1 and any(side % shrink for side in size):
+        return False  # turned, what is only part of a pixel would come first
+    exactly = all(need * shrink == side for need, side in zip(needs, size, strict=True))
+    return exactly or all(need * shrink <= FINE[shrink] * side for need, side in zip(needs, size, strict=True))
+
+
+def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header, load: formats.Load) -> int:
     """The bytes that the image will take at most, by its plan and what the codecs are known to need."""
 
     def cost(leaf: Leaf) -> tuple[int, int]:
@@ -569,5 +599,6 @@ def _peak(plan: Plan, image: Image, data: bytes, header: formats.Header) -> int:
 
     blocks = sum(len(block) for block in header.metadata if block)
     # turning a picture takes a second one; codecs are given copies of the file's parts
-    decoding = max(formats.FORMATS[header.format].decode_peak(header), (1 + (header.orientation > 1)) * header.nbytes)
+    picture = header.shrunk(load.shrink).nbytes
+    decoding = max(formats.FORMATS[header.format].load_peak(header, load), (1 + (header.orientation > 1)) * picture)
     return len(data) + 2 * blocks + max(len(data) + decoding, plan.peak(cost))

@@ -3,8 +3,7 @@
 """The plan of one image: which steps lead to which results, and the walk that makes them.
 
 Nothing here knows a file format or an operation. A route is the list of steps
-of one output; routes that begin with equal steps share them (those of falconimg
-are equal by operation and place: an image's stem), so the routes of an image make
+of one output; routes that begin with equal steps share them, so the routes of an image make
 a tree. Each step, asked with a shape, answers with its effect there:
 
     Grid    cuts the picture into cells, which are views of it
@@ -15,9 +14,14 @@ a tree. Each step, asked with a shape, answers with its effect there:
 The plan asks every step once for each picture it meets, before there are any
 pixels; so it knows every result's name and size and the peak of memory. The
 walk is depth-first: a leaf is handed out, and let go, before the next one is made.
+
+Of several smaller versions of one picture each is made of another where that is large
+enough (a cascade), and a source of which only smaller versions are wanted may be decoded at a smaller size.
 """
 
+from libc.math cimport ceil, floor
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
 
 import numpy as np
 
@@ -90,14 +94,22 @@ cdef class Window:
 
 
 cdef class Map:
-    """A new picture of `shape`, made by `make(array) -> array`; `workspace` bytes are needed besides."""
+    """A new picture of `shape`, made by `make(array) -> array`; `workspace` bytes are needed besides.
+
+    `needs`, if not None, is a (height, width): of its picture any smaller version will do that has at least that size.
+    Then it is `make(array, extent)`, where extent is the (height, width) of the picture in the array's pixels: its
+    last row and column may stand only in part for the picture. `whole` says that the new picture is itself a smaller
+    version of the whole picture.
+    """
 
     cdef readonly Shape shape
     cdef readonly object make
     cdef readonly Py_ssize_t workspace
+    cdef readonly tuple needs
+    cdef readonly bint whole
 
-    def __init__(self, Shape shape not None, make, Py_ssize_t workspace=0):
-        self.shape, self.make, self.workspace = shape, make, workspace
+    def __init__(self, Shape shape not None, make, Py_ssize_t workspace=0, tuple needs=None, bint whole=False):
+        self.shape, self.make, self.workspace, self.needs, self.whole = shape, make, workspace, needs, whole
 
 
 cdef class Leaf:
@@ -118,10 +130,12 @@ cdef class _Node:
     cdef Py_ssize_t top, left       # where it lies in its parent, if it is a view
     cdef bint view
     cdef Shape shape
+    cdef tuple extent               # of the picture in the array's pixels
     cdef list children, leaves
 
     def __cinit__(self, Shape shape, effect=None, bint view=False, Py_ssize_t top=0, Py_ssize_t left=0):
         self.shape, self.effect, self.view, self.top, self.left = shape, effect, view, top, left
+        self.extent = (shape.height, shape.width)
         self.children, self.leaves = [], []
 
 
@@ -161,6 +175,7 @@ cdef class Plan:
             parts, numbered = names[leaf.route]
             leaf.path = name(parts, numbered, leaf, self.counts[leaf.route])
         self.leaves = tuple(self.walked(self.root))
+        self.cascade(self.root)
 
     cdef grow(self, _Node node, list routes, Py_ssize_t depth, Py_ssize_t row, Py_ssize_t column):
         """Everything that `routes`, from their step `depth` on, make of `node`, in order."""
@@ -170,8 +185,12 @@ cdef class Plan:
                 self.add_leaf(node, number, row, column)
             else:
                 branches.setdefault(steps[depth], []).append((number, steps))
-        for step, members in branches.items():
-            self.branch(node, self.effect(step, node.shape), members, depth + 1, row, column)
+        for members in branches.values():
+            asked = {}  # equal steps are one, but each of them may have something to say
+            for _, steps in members:
+                if id(steps[depth]) not in asked:
+                    asked[id(steps[depth])] = self.effect(steps[depth], node.shape)
+            self.branch(node, next(iter(asked.values())), members, depth + 1, row, column)
 
     cdef branch(self, _Node node, effect, list routes, Py_ssize_t depth, Py_ssize_t row, Py_ssize_t column):
         cdef Py_ssize_t i, j
@@ -220,8 +239,47 @@ cdef class Plan:
         node.leaves.append(leaf)
         self.found.append(leaf)
 
+    cdef cascade(self, _Node node):
+        """Have each smaller version of a picture made of the smallest other one that is twice as large."""
+        cdef _Node child, other, best
+        cdef Py_ssize_t height, width
+        cdef list pairs = []
+        for child in node.children:
+            best = None
+            if isinstance(child.effect, Map) and (<Map> child.effect).needs is not None:
+                height, width = (<Map> child.effect).needs
+                for other in node.children:
+                    if (isinstance(other.effect, Map) and (<Map> other.effect).whole
+                            and other.shape.height // 2 >= height and other.shape.width // 2 >= width
+                            and (best is None or other.shape.pixels() < best.shape.pixels())):
+                        best = other
+            pairs.append((child, best))
+        node.children = [child for child, best in pairs if best is None]
+        for child, best in pairs:
+            if best is not None:
+                best.children.append(child)
+        for child in node.children:
+            self.cascade(child)
+
+    def needs(self):
+        """The (height, width) that a smaller version of the source must have for all; None if none will do."""
+        cdef _Node child
+        sizes = [(<Map> child.effect).needs if isinstance(child.effect, Map) else None for child in self.root.children]
+        if self.root.leaves or not sizes or None in sizes:
+            return None
+        return max([size[0] for size in sizes]), max([size[1] for size in sizes])
+
+    def load(self, Py_ssize_t number):
+        """Expect the source from `decode` with its sides divided by that number, rounded up."""
+        height, width = self.source.height, self.source.width
+        needs = self.needs()
+        if number < 1 or needs is None or needs[0] * number > height or needs[1] * number > width:
+            raise ValueError(f"a {number}th of {self.source!r} will not do: {needs} is needed")
+        self.root.shape = self.source.resized(-(-height // number), -(-width // number))
+        self.root.extent = (height / number, width / number)
+
     cdef list walked(self, _Node node):
-        """The leaves in the order of `walk`: those of a picture come before what is made of it."""
+        """The leaves in the request's order: those of a picture come before what is made of it."""
         cdef _Node child
         cdef list leaves = list(node.leaves)
         for child in node.children:
@@ -259,16 +317,17 @@ cdef class Plan:
         return most
 
     def run(self, decode, emit, tick):
-        """Make all leaves, in the order of `leaves`.
+        """Make all leaves: depth-first, those of a cascade after the ones that they are made of.
 
         Args:
-            decode: answers with the source's array, uint8 or uint16, (height, width, channels);
+            decode: answers with the source's array, uint8 or uint16, (height, width, channels), at the size
+                that `load` was told, if it was; or with anything of that shape that rectangles can be cut from;
                 the walk owns it, and lets it go as soon as nothing more is made of it
             emit: called with (Leaf, array) for each; the array may be a view, and is not kept
             tick: called with no argument before each picture is made; what it raises ends the walk
         """
         tick()
-        self.walk(self.root, [check(decode(), self.source)], emit, tick)
+        self.walk(self.root, [check(decode(), self.root.shape)], emit, tick)
 
     cdef walk(self, _Node node, list pictures, emit, tick):
         """`pictures` holds the node's array last; it is taken off as soon as it is not needed."""
@@ -283,8 +342,10 @@ cdef class Plan:
             if child.view:
                 pictures.append(array[child.top:child.top + child.shape.height,
                                       child.left:child.left + child.shape.width])
-            else:
+            elif (<Map> child.effect).needs is None:
                 pictures.append(check((<Map> child.effect).make(array), child.shape))
+            else:
+                pictures.append(check((<Map> child.effect).make(array, node.extent), child.shape))
             if child is last:
                 array = None
             self.walk(child, pictures, emit, tick)
@@ -466,3 +527,198 @@ cdef void divide(const float[:, :, :] source, depth_t[:, :, ::1] result, float f
                     out[4 * x + c] = <depth_t> (min(max(<float> 0, pixel[4 * x + c] * full / alpha), full)
                                                 + <float> 0.5)
                 out[4 * x + 3] = <depth_t> (min(alpha, full) + <float> 0.5)
+
+
+ctypedef fused weight_t:
+    uint32_t                        # a fraction of 256 down, of 65536 across; sums in 16 bits between
+    float                           # a fraction of 1, which may be negative
+
+ctypedef fused sum_t:
+    uint16_t
+    float
+
+
+cdef struct Taps:
+    Py_ssize_t first, count         # the samples that make one of the result
+    Py_ssize_t weights              # where their weights begin
+
+
+cdef void part(double place, bint smooth, double sign, double *weights, Py_ssize_t first) noexcept nogil:
+    """Add what the samples before a place come to: the samples' weights from `first` - 1 on, times `sign`.
+
+    A sample covers [k, k + 1), and what is summed up to each k is known. In between it is straight or, if `smooth`,
+    the cubic through the four nearest sums (Lagrange's interpolation), so that a sample may have a slope.
+    """
+    cdef Py_ssize_t k = <Py_ssize_t> floor(place), i
+    cdef double t = place - k
+    cdef double before = t * (t - 1) * (t - 2) / 6 if smooth else 0
+    cdef double behind = (t + 1) * t * (t - 1) / 6 if smooth else 0
+    cdef double amid = behind - (t + 1) * t * (t - 2) / 2 if smooth else t
+    for i in range(first, k):
+        weights[i - first + 1] += sign
+    weights[k - first] += sign * before
+    weights[k - first + 1] += sign * amid
+    weights[k - first + 2] += sign * behind
+
+
+cdef void spread(Taps *taps, weight_t *weights, double *scratch, Py_ssize_t sides, Py_ssize_t side, double start,
+                 double step, double whole) noexcept nogil:
+    """The taps of an axis: result i is the mean of the samples from start + i · step to start + (i + 1) · step.
+
+    What a result would cover beyond the samples does not count. `weights` and `scratch` have ceil(step) + 4 places
+    for each result, or for one. Of whole numbers the rounded ends of the cumulated weights are what is subtracted, so
+    that they add up.
+    """
+    cdef Py_ssize_t i, j, k, first, count, at = 0, room = <Py_ssize_t> ceil(step) + 4
+    cdef double low, high, sum_
+    cdef bint smooth = weight_t is float
+    for i in range(sides):
+        low = max(start + i * step, 0.0)
+        high = min(start + (i + 1) * step, <double> side)
+        first = min(<Py_ssize_t> floor(low), side - 1)
+        count = min(<Py_ssize_t> floor(high) - first + 3, room)
+        for j in range(count):
+            scratch[j] = 0
+        part(high, smooth, 1 / (high - low), scratch, first)
+        part(low, smooth, -1 / (high - low), scratch, first)
+        # sample first - 1 + j has scratch[j]: those beyond the ends count for the outermost ones
+        taps[i].first = max(first - 1, 0)
+        taps[i].count = min(first - 1 + count, side) - taps[i].first
+        taps[i].weights = at
+        for k in range(taps[i].count):
+            weights[at + k] = 0
+        sum_ = 0
+        for j in range(count):
+            k = at + min(max(first - 1 + j - taps[i].first, 0), taps[i].count - 1)
+            if weight_t is float:
+                weights[k] += <float> (scratch[j] * whole)
+            else:
+                weights[k] += (<uint32_t> ((sum_ + scratch[j]) * whole + 0.5)) - (<uint32_t> (sum_ * whole + 0.5))
+            sum_ += scratch[j]
+        while taps[i].count > 1 and weights[at + taps[i].count - 1] == 0:
+            taps[i].count -= 1
+        if taps[i].count > 1 and weights[at] == 0:
+            taps[i].first, taps[i].count, taps[i].weights = taps[i].first + 1, taps[i].count - 1, at + 1
+        at += room
+
+
+def shrink(array, Py_ssize_t height, Py_ssize_t width, window=None, bint smooth=False):
+    """The mean of the pixels that each pixel of the result covers (area interpolation), within a level of exact.
+
+    Args:
+        array: (h, w, c) of uint8, c 1, 3 or 4, pixels contiguous within a row
+        height, width: those of the result, each at least 1
+        window: (top, left, height, width) in pixels of the array, fractions allowed: what is shown in the result,
+            the whole array if None; no smaller than the result; each pixel of the result has a part in the array
+        smooth: the array is itself a shrunk picture: what a pixel stood for is not taken for even, but for a part of
+            the parabola that has the neighbours' means as well (Colella and Woodward, The Piecewise Parabolic Method,
+            1984, 1.6 to 1.9, without its limits)
+    """
+    cdef double top = 0, left = 0, rows = array.shape[0], columns = array.shape[1]
+    if array.ndim != 3 or array.dtype != np.uint8 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise ValueError(f"expected (h, w, 1, 3 or 4) of uint8, came {array.shape} of {array.dtype}")
+    if array.strides[1] != array.shape[2] or array.shape[2] > 1 and array.strides[2] != 1:
+        raise ValueError("expected pixels that are contiguous within a row")
+    if window is not None:
+        top, left, rows, columns = window
+    if not (1 <= height <= rows <= 2**31 and 1 <= width <= columns <= 2**31):
+        raise ValueError(f"{height} x {width} cannot be the mean of {rows} x {columns}")
+    cdef double down = rows / height, across = columns / width
+    # a hundredth of a pixel, so that no rounding brings its part down to nothing
+    if not (top + down > 0.01 and top + (height - 1) * down < array.shape[0] - 0.01
+            and left + across > 0.01 and left + (width - 1) * across < array.shape[1] - 0.01):
+        raise ValueError(f"{rows} x {columns} at {top}, {left} is not inside {array.shape[0]} x {array.shape[1]}")
+    result = np.empty((height, width, array.shape[2]), np.uint8)
+    cdef const uint8_t[:, :, :] source = array
+    cdef uint8_t[:, :, ::1] target = result
+    cdef size_t down_room = <size_t> ceil(down) + 4, across_room = <size_t> ceil(across) + 4
+    cdef Taps *taps = <Taps *> malloc((height + width) * sizeof(Taps))
+    cdef void *weights = malloc((height * down_room + width * across_room) * 4)
+    cdef double *scratch = <double *> malloc(max(down_room, across_room) * sizeof(double))
+    cdef void *sums = malloc(array.shape[1] * array.shape[2] * 4)
+    try:
+        if not taps or not weights or not scratch or not sums:
+            raise MemoryError
+        with nogil:
+            if smooth:
+                average[float, float](source, target, top, down, left, across, taps, <float *> weights,
+                                      <float *> weights + height * down_room, scratch, <float *> sums, 1, 1)
+            else:
+                average[uint32_t, uint16_t](source, target, top, down, left, across, taps, <uint32_t *> weights,
+                                            <uint32_t *> weights + height * down_room, scratch, <uint16_t *> sums,
+                                            256, 65536)
+    finally:
+        free(taps)
+        free(weights)
+        free(scratch)
+        free(sums)
+    return result
+
+
+cdef void average(const uint8_t[:, :, :] source, uint8_t[:, :, ::1] target, double top, double down, double left,
+                  double across, Taps *taps, weight_t *lower, weight_t *beside, double *scratch, sum_t *sums,
+                  double whole, double wide) noexcept nogil:
+    cdef Py_ssize_t y, k, channels = source.shape[2]
+    cdef Taps *row
+    spread(taps, lower, scratch, target.shape[0], source.shape[0], top, down, whole)
+    spread(taps + target.shape[0], beside, scratch, target.shape[1], source.shape[1], left, across, wide)
+    for y in range(target.shape[0]):
+        row = &taps[y]
+        for k in range(row.count):
+            weigh_row(&source[row.first + k, 0, 0], sums, source.shape[1] * channels,
+                      <sum_t> lower[row.weights + k], k == 0)
+        if channels == 1:
+            mean1(sums, &target[y, 0, 0], taps + target.shape[0], beside, target.shape[1])
+        else:
+            means(sums, &target[y, 0, 0], taps + target.shape[0], beside, target.shape[1], channels)
+
+
+cdef void weigh_row(const uint8_t *row, sum_t *sums, Py_ssize_t line, sum_t weight, bint first) noexcept nogil:
+    cdef Py_ssize_t x
+    if first:
+        for x in range(line):
+            sums[x] = row[x] * weight
+    else:
+        for x in range(line):
+            sums[x] += row[x] * weight
+
+
+cdef void mean1(const sum_t *sums, uint8_t *out, const Taps *taps, const weight_t *weights,
+                Py_ssize_t width) noexcept nogil:
+    cdef Py_ssize_t x, k
+    cdef weight_t total
+    for x in range(width):
+        total = 0
+        for k in range(taps[x].count):
+            total += <weight_t> sums[taps[x].first + k] * weights[taps[x].weights + k]
+        out[x] = level(total)
+
+
+cdef void means(const sum_t *sums, uint8_t *out, const Taps *taps, const weight_t *weights, Py_ssize_t width,
+                Py_ssize_t channels) noexcept nogil:
+    """`mean1` of three or four channels."""
+    cdef Py_ssize_t x, k
+    cdef weight_t total0, total1, total2, total3, weight
+    cdef const sum_t *sample
+    for x in range(width):
+        total0 = total1 = total2 = total3 = 0
+        sample = sums + channels * taps[x].first
+        for k in range(taps[x].count):
+            weight = weights[taps[x].weights + k]
+            total0 += <weight_t> sample[0] * weight
+            total1 += <weight_t> sample[1] * weight
+            total2 += <weight_t> sample[2] * weight
+            if channels == 4:
+                total3 += <weight_t> sample[3] * weight
+            sample += channels
+        out[0], out[1], out[2] = level(total0), level(total1), level(total2)
+        if channels == 4:
+            out[3] = level(total3)
+        out += channels
+
+
+cdef inline uint8_t level(weight_t total) noexcept nogil:
+    if weight_t is float:
+        return <uint8_t> (min(max(total, <float> 0), <float> 255) + <float> 0.5)
+    else:
+        return <uint8_t> ((total + (1 << 23)) >> 24)

@@ -66,9 +66,9 @@ def shape_of(array: Array) -> Shape:
 
 
 def effect(step: str | Document, shape: Shape) -> tuple[Grid | Window | Map | None, list[str]]:
-    """What a step does to a picture of that shape, and the notes on it."""
+    """What a step does to a picture of that shape where it is to be precise, and the notes on it."""
     notes: list[str] = []
-    return parse(step).effect(shape, notes.append), notes
+    return dataclasses.replace(parse(step), precise=True).effect(shape, notes.append), notes
 
 
 def applied(step: str | Document, array: Array) -> Array:

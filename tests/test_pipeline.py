@@ -63,20 +63,20 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class Decoding:
-    """Stands for formats.decode: counts, and does something before each."""
+    """Stands for formats.load: counts, and does something before each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None) -> None:
         self.count = 0
-        real = formats.decode
+        real = formats.load
         lock = threading.Lock()
 
-        def decode(data: bytes, header: formats.Header) -> Array:
+        def load(data: bytes, header: formats.Header, how: formats.Load) -> Any:
             with lock:
                 self.count += 1
             before()
-            return real(data, header)
+            return real(data, header, how)
 
-        monkeypatch.setattr(formats, "decode", decode)
+        monkeypatch.setattr(formats, "load", load)
 
 
 @pytest.fixture
@@ -246,14 +246,14 @@ def test_the_report_lists_exactly_what_was_written_before_a_write_failed(serve: 
 def test_a_fault_while_decoding_fails_that_image_alone(
     fault: Exception, type_: str, filled: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = formats.decode
+    real = formats.load
 
-    def decode(data: bytes, header: formats.Header) -> Array:
+    def load(data: bytes, header: formats.Header, how: formats.Load) -> Any:
         if header.width == 8:
             raise fault
-        return real(data, header)
+        return real(data, header, how)
 
-    monkeypatch.setattr(formats, "decode", decode)
+    monkeypatch.setattr(formats, "load", load)
     server = filled()
     result = server.process([image("a"), image("b")])
     assert errors(result) == [type_, None]
@@ -917,19 +917,19 @@ def test_no_more_images_are_processed_at_once_than_the_pool_has_threads(
 ) -> None:
     lock, running, most = threading.Lock(), [0], [0]
     server = serve(Memory({f"in/{n}.png": encoded(noise(40, 40)) for n in range(12)}), pool=3)
-    real = formats.decode
+    real = formats.load
 
-    def decode(data: bytes, header: formats.Header) -> Array:
+    def load(data: bytes, header: formats.Header, how: formats.Load) -> Any:
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
         try:
-            return real(data, header)
+            return real(data, header, how)
         finally:
             with lock:
                 running[0] -= 1
 
-    monkeypatch.setattr(formats, "decode", decode)
+    monkeypatch.setattr(formats, "load", load)
     with ThreadPoolExecutor(2) as clients:
         results = clients.map(
             lambda client: server.process([image(str(n), output=f"out/{client}/{n}.png") for n in range(12)]), range(2)

@@ -306,11 +306,11 @@ def test_the_checkouts_configuration_is_the_packages() -> None:
 SLOW = """
 import time
 from falconimg import formats
-real = formats.decode
-def decode(data, header):
+real = formats.load
+def load(data, header, how):
     time.sleep(1)
-    return real(data, header)
-formats.decode = decode
+    return real(data, header, how)
+formats.load = load
 """
 
 
@@ -374,12 +374,12 @@ def test_a_refusal_says_why_in_the_log(tmp_path: Path) -> None:
 HANGS = """
 import time
 from falconimg import formats
-real = formats.decode
-def decode(data, header):
+real = formats.load
+def load(data, header, how):
     if header.width == 77:
         time.sleep(120)  # as a native call that does not return: it holds no lock
-    return real(data, header)
-formats.decode = decode
+    return real(data, header, how)
+formats.load = load
 """
 
 

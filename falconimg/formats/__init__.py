@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import PurePath
+from typing import Any
 
 from falconimg.errors import Damaged, OutOfMemory, SettingsProblem, Unsupported
 from falconimg.formats.avif import Avif
-from falconimg.formats.base import NO_METADATA, Encoded, Format, Header, Metadata, Options, Pixels
+from falconimg.formats.base import AS_IT_IS, NO_METADATA, Encoded, Format, Header, Load, Metadata, Options, Pixels
 from falconimg.formats.bmp import Bmp
 from falconimg.formats.gif import Gif
 from falconimg.formats.jpeg import Jpeg
-from falconimg.formats.pixels import oriented
+from falconimg.formats.pixels import upright
 from falconimg.formats.png import Png
 from falconimg.formats.pnm import Pgm, Pnm, Ppm
 from falconimg.formats.tiff import Tiff
 from falconimg.formats.webp import Webp
+from falconimg.planes import Planes, bgr
 
 __all__ = [
+    "AS_IT_IS",
     "FORMATS",
     "NO_METADATA",
     "Encoded",
     "Format",
     "Header",
+    "Load",
     "Metadata",
     "Options",
     "Pixels",
@@ -30,6 +34,7 @@ __all__ = [
     "by_name",
     "decode",
     "encode",
+    "load",
     "notes",
     "probe",
     "readable",
@@ -76,8 +81,14 @@ def decode(data: bytes, header: Header) -> Pixels:
         TooLarge: more pixels than the codecs were told to decode
         OutOfMemory: no memory for it
     """
+    pixels: Pixels = bgr(load(data, header, AS_IT_IS))
+    return pixels
+
+
+def load(data: bytes, header: Header, how: Load) -> Pixels | Planes:
+    """As `decode`, but of the shrunk header's size and, where that may be, as Planes."""
     try:
-        return oriented(FORMATS[header.format].decode(data, header), header.orientation)
+        return upright(FORMATS[header.format].load(data, header, how), header.orientation)
     except MemoryError:
         raise OutOfMemory(f"no memory to decode {header.width}x{header.height} pixels") from None
 
@@ -87,7 +98,7 @@ def notes(header: Header) -> tuple[str, ...]:
     return FORMATS[header.format].notes(header)
 
 
-def encode(form: Format | str, pixels: Pixels, options: Options, metadata: Metadata = NO_METADATA) -> Encoded:
+def encode(form: Format | str, pixels: Pixels | Planes, options: Options, metadata: Metadata = NO_METADATA) -> Encoded:
     """A complete file of the pixels, (h, w, c) of uint8 or uint16, with the metadata; losses are notes.
 
     Raises:
@@ -96,7 +107,8 @@ def encode(form: Format | str, pixels: Pixels, options: Options, metadata: Metad
     """
     form = by_name(form) if isinstance(form, str) else form
     try:
-        return form.encode(pixels, options, metadata)
+        array: Any = pixels if form.takes_planes else bgr(pixels)
+        return form.encode(array, options, metadata)
     except MemoryError:
         raise OutOfMemory(f"no memory to encode {pixels.shape[1]}x{pixels.shape[0]} pixels") from None
 

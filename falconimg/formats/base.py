@@ -7,10 +7,12 @@ channels in OpenCV's order: 1 gray, 3 BGR, 4 BGRA (straight alpha).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy.typing as npt
+
+from falconimg.planes import Planes
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16, which the stubs of OpenCV cannot say
 
@@ -61,6 +63,24 @@ class Header:
         """The bytes of the decoded array."""
         return self.width * self.height * self.channels * self.depth // 8
 
+    def shrunk(self, number: int) -> Header:
+        """That of the picture with its sides divided by a number, rounded up."""
+        return replace(self, width=-(-self.width // number), height=-(-self.height // number)) if number > 1 else self
+
+
+class Load(NamedTuple):
+    """How a picture may be decoded where only approximately the same is wanted.
+
+    `shrink` divides its sides, rounded up, each pixel being the mean of those that it stands for; `planes` says that
+    Planes are as good as an array.
+    """
+
+    shrink: int = 1
+    planes: bool = False
+
+
+AS_IT_IS = Load()
+
 
 @dataclass(frozen=True)
 class Options:
@@ -87,6 +107,7 @@ class Format(ABC):
     writes: ClassVar[str]  # ... what is written
     keeps: ClassVar[frozenset[Literal["gray", "alpha", "16 bit", "icc", "exif", "xmp"]]]  # what a written file holds
     quality: ClassVar[int | None] = None  # the default; None where it means nothing
+    takes_planes: ClassVar[bool] = False  # whether `encode` takes Planes as well
     decode_cost: ClassVar[float]  # peak bytes while decoding ÷ bytes of the decoded array
     encode_cost: ClassVar[float]  # peak bytes while encoding, the file included ÷ bytes of the array
 
@@ -121,6 +142,21 @@ class Format(ABC):
         Raises:
             Damaged: any truncation or corruption that can be detected
         """
+
+    def loads(self, header: Header, shrinks: bool) -> Load:
+        """The most that `load` can do for this picture: the largest `shrink`, a power of two, and Planes.
+
+        `shrinks` says that the picture is only wanted smaller.
+        """
+        return AS_IT_IS
+
+    def load_peak(self, header: Header, load: Load) -> int:
+        """As `decode_peak`, for `load`."""
+        return self.decode_peak(header)
+
+    def load(self, data: bytes, header: Header, load: Load) -> Pixels | Planes:
+        """As `decode`, but at the shrunk size and, where that may be, as Planes."""
+        return self.decode(data, header)
 
     def notes(self, header: Header) -> tuple[str, ...]:
         """What the decoded picture will not have of the file, a sentence each."""

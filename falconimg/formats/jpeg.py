@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from falconimg import _jpeg
 from falconimg.errors import Damaged, OutOfMemory, Unencodable, Unsupported
 from falconimg.formats import color, exif, opencv
-from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
+from falconimg.formats.base import AS_IT_IS, Encoded, Format, Header, Load, Metadata, Options, Pixels
 from falconimg.formats.pixels import bands, flattened, to_8_bit
+from falconimg.planes import Planes, padded
 
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -27,6 +30,9 @@ SOS, EOI, APP1, APP2 = 0xDA, 0xD9, 0xE1, 0xE2
 ROOM = 65533  # bytes in a segment besides its length
 MAX_SIDE = 65500  # libjpeg's JPEG_MAX_DIMENSION
 MAX_SEGMENTS = 2**13
+SHRINK = 8  # the most that a decoder can shrink by: a block becomes one pixel
+SMALL = 16  # pixels a side below which nothing is won
+HALVED = b"\x22\x11\x11"  # the sampling factors of 4:2:0
 MAX_SCANS = 100  # real ones have about 10; thousands in a few bytes would keep the decoder busy for hours
 _FILL = re.compile(rb"\xff+")
 _AFTER_SCAN = re.compile(rb"\xff(?=[^\x00\xff\xd0-\xd7])")  # B.1.1.5: what ends entropy-coded data
@@ -43,7 +49,8 @@ class Segment(NamedTuple):
 class Detail(NamedTuple):
     """What `decode` needs besides the header: SOF's marker, the components' names, the profile of CMYK.
 
-    `several` says that the picture comes in several scans: then all its coefficients are kept.
+    `several` says that the picture comes in several scans: then all its coefficients are kept. `sampling` has each
+    component's factors, across and down in the halves of a byte.
     """
 
     frame: int
@@ -51,6 +58,7 @@ class Detail(NamedTuple):
     first_scan: int
     cmyk_icc: bytes | None
     several: bool
+    sampling: bytes
 
 
 def segments(data: bytes, place: int = 2) -> Iterator[Segment]:
@@ -107,7 +115,7 @@ def _require_every_scan(data: bytes, detail: Detail) -> None:
 
 
 def decoded(data: bytes, header: Header, colors: str) -> Pixels:
-    """The stored pixels in simplejpeg's order of this name.
+    """The stored pixels in simplejpeg's order of this name, at the header's size, which may be a shrunk one.
 
     Raises:
         Damaged: any truncation or corruption that can be detected
@@ -116,7 +124,9 @@ def decoded(data: bytes, header: Header, colors: str) -> Pixels:
     """
     _require_every_scan(data, header.detail)
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, colors)
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, colors, min_height=header.height, min_width=header.width, min_factor=1
+        )
     except ValueError as error:
         if "memory" in str(error).lower():
             raise OutOfMemory("no memory to decode a JPEG") from None
@@ -134,6 +144,7 @@ class Jpeg(Format):
     writes = "gray, RGB (4:2:0); alpha is flattened, 16 bit becomes 8"
     keeps = frozenset({"gray", "icc", "exif", "xmp"})
     quality = 95
+    takes_planes = True
     decode_cost = 1.1
     encode_cost = 2.4
 
@@ -158,7 +169,7 @@ class Jpeg(Format):
                 break
         if frame is None or segment.marker != SOS:
             raise Damaged("JPEG has no frame or no scan")
-        width, height, components = self._frame(frame)
+        width, height, components, sampling = self._frame(frame)
         icc = _profile(parts) if parts else None
         notes = (color.BROKEN,) if parts and icc is None else ()
         cmyk = len(components) == 4
@@ -171,13 +182,13 @@ class Jpeg(Format):
             notes=notes,
             detail=Detail(
                 frame.marker, components, segment.end - 2, icc if cmyk else None,
-                frame.marker == PROGRESSIVE or segment.data[:1] != bytes([len(components)]),
+                frame.marker == PROGRESSIVE or segment.data[:1] != bytes([len(components)]), sampling,
             ),
         )  # fmt: skip
 
     @staticmethod
-    def _frame(frame: Segment) -> tuple[int, int, bytes]:
-        """Width, height and the components' names, B.2.2."""
+    def _frame(frame: Segment) -> tuple[int, int, bytes, bytes]:
+        """Width, height and the components' names and sampling factors, B.2.2."""
         if frame.marker not in (BASELINE, EXTENDED, PROGRESSIVE):
             raise Unsupported("a lossless, hierarchical or arithmetic-coded JPEG is not read")
         if len(frame.data) < 6 or len(frame.data) < 6 + 3 * frame.data[5]:
@@ -189,7 +200,7 @@ class Jpeg(Format):
             raise Damaged(f"JPEG's size is {width}x{height}")
         if count not in (1, 3, 4):
             raise Unsupported(f"a JPEG of {count} components is not read")
-        return width, height, frame.data[6 : 6 + 3 * count : 3]
+        return width, height, frame.data[6 : 6 + 3 * count : 3], frame.data[7 : 6 + 3 * count : 3]
 
     def decode_peak(self, header: Header) -> int:
         """See Format. A coefficient is of two bytes."""
@@ -220,6 +231,43 @@ class Jpeg(Format):
             result[rows] = cv2.merge([cv2.multiply(ink, black, scale=1 / 255) for ink in (yellow, magenta, cyan)])
         return opencv.checked(result, header)
 
+    def loads(self, header: Header, shrinks: bool) -> Load:
+        """See Format. Of other samplings than 4:2:0 Planes lose chroma, unless the picture becomes smaller."""
+        count = len(header.detail.components)
+        if count == 4 or min(header.width, header.height) < SMALL:
+            return AS_IT_IS
+        return Load(SHRINK if shrinks else 1, count == 3 and (shrinks or header.detail.sampling == HALVED))
+
+    def load_peak(self, header: Header, load: Load) -> int:
+        """See Format. Besides the planes the rows of blocks that are read are held."""
+        if load == AS_IT_IS or header.detail.several:
+            return self.decode_peak(header)
+        return 3 * header.shrunk(load.shrink).nbytes + 200 * header.width
+
+    def load(self, data: bytes, header: Header, load: Load) -> Pixels | Planes:
+        """See Format. What the native decoder does not read is simplejpeg's."""
+        if load == AS_IT_IS:
+            return self.decode(data, header)
+        small = header.shrunk(load.shrink)
+        luma, *chroma = header.detail.sampling
+        # the chroma is shrunk until it has half of the luma's sides, or as many as it
+        wanted = (2 if load.planes else 1) * load.shrink
+        least = min([wanted // (luma >> 4), wanted // (luma & 15)] if chroma else [1])
+        try:
+            y, *colors = _jpeg.planes(data, load.shrink, min(least, SHRINK))
+        except _jpeg.DamagedError as error:
+            raise Damaged(f"JPEG: {error}") from None
+        except _jpeg.UnsupportedError:
+            return self.decode(data, small)
+        opencv.checked(y, replace(small, channels=1))
+        if not chroma:
+            return opencv.checked(y, small)
+        if load.planes:
+            cb, cr = (_fitted(plane, (small.height + 1) // 2, (small.width + 1) // 2) for plane in colors)
+            return Planes(y, cb, cr)
+        cb, cr = (_fitted(plane, small.height, small.width) for plane in colors)
+        return opencv.checked(cv2.cvtColor(cv2.merge([y, cr, cb]), cv2.COLOR_YCrCb2BGR), small)
+
     def notes(self, header: Header) -> tuple[str, ...]:
         """See Format."""
         notes = super().notes(header)
@@ -229,16 +277,24 @@ class Jpeg(Format):
             return (*notes, "CMYK was converted to sRGB")
         return (*notes, "CMYK became RGB without a colour profile")
 
-    def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
+    def encode(self, pixels: Pixels | Planes, options: Options, metadata: Metadata) -> Encoded:
         """See Format."""
         height, width = pixels.shape[:2]
         if max(width, height) > MAX_SIDE:
             raise Unencodable(f"JPEG holds at most {MAX_SIDE} pixels a side, the picture is {width}x{height}")
-        pixels, shallow = to_8_bit(pixels)
-        pixels, opaque = flattened(pixels, options.background)
+        shallow: tuple[str, ...] = ()
+        opaque: tuple[str, ...] = ()
+        if isinstance(pixels, Planes) and min(height, width) == 1:
+            pixels = pixels.bgr()  # simplejpeg takes their chroma for that of another sampling
+        if not isinstance(pixels, Planes):
+            pixels, shallow = to_8_bit(pixels)
+            pixels, opaque = flattened(pixels, options.background)
         kind, sampling = ("GRAY", "Gray") if pixels.shape[2] == 1 else ("BGR", "420")
         try:
-            file = simplejpeg.encode_jpeg(pixels, options.quality, kind, sampling)
+            if isinstance(pixels, Planes):
+                file = simplejpeg.encode_jpeg_yuv_planes(pixels.y, pixels.cb, pixels.cr, options.quality)
+            else:
+                file = simplejpeg.encode_jpeg(pixels, options.quality, kind, sampling)
         except ValueError as error:
             if "memory" in str(error).lower():
                 raise OutOfMemory("no memory to encode a JPEG") from None
@@ -246,6 +302,14 @@ class Jpeg(Format):
         blocks, notes = _metadata(metadata, pixels.shape[2])
         start = 4 + int.from_bytes(file[4:6])  # after JFIF's APP0, which must be the first
         return Encoded(b"".join([file[:start], *blocks, file[start:]]), shallow + opaque + notes)
+
+
+def _fitted(plane: Any, height: int, width: int) -> Any:
+    """A plane at that size, which is its own or half of it."""
+    down, across = 1 + (plane.shape[0] > height), 1 + (plane.shape[1] > width)
+    if (down, across) == (1, 1):
+        return plane
+    return cv2.resize(padded(plane, down * height, across * width), (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _metadata(metadata: Metadata, channels: int) -> tuple[list[bytes], tuple[str, ...]]:

@@ -9,6 +9,15 @@ import cv2
 import numpy as np
 
 from falconimg.formats.base import Pixels
+from falconimg.planes import Planes, bgr
+
+
+def upright(pixels: Pixels | Planes, orientation: int) -> Pixels | Planes:
+    """As `oriented`, for either; Planes of an odd side become an array, for their chroma would stand for others."""
+    if isinstance(pixels, Planes) and (orientation == 1 or pixels.even):
+        planes = (pixels.y, pixels.cb, pixels.cr)
+        return Planes(*(oriented(plane[:, :, np.newaxis], orientation)[:, :, 0] for plane in planes))
+    return oriented(bgr(pixels), orientation)
 
 
 def oriented(pixels: Pixels, orientation: int) -> Pixels:
