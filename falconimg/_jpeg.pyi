@@ -1,0 +1,9 @@
+import numpy as np
+import numpy.typing as npt
+
+_Plane = npt.NDArray[np.uint8]
+
+class DamagedError(Exception): ...
+class UnsupportedError(Exception): ...
+
+def planes(data: bytes | bytearray | memoryview | _Plane, luma: int = 1, chroma: int = 1) -> tuple[_Plane, ...]: ...

@@ -1,0 +1,363 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: embedsignature=True, auto_pickle=False, autotestdict=False
+"""Baseline JPEG to the planes that it stores, whole or shrunk on load.
+
+Source: ITU-T T.81: A.1.1 (components), B.1 (markers), B.2 (segments); T.871, 10.1 (APP0); T.872, 6.5.3
+(APP14). What is not of the usual kind is left to a library: UnsupportedError says so. The loops are in jpeg.h.
+"""
+
+from libc.math cimport M_PI, cos, sqrt
+from libc.stdint cimport uint8_t, uint16_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+import numpy as np
+
+cdef extern from "jpeg.h" nogil:
+    enum:
+        JPEG_ENDS, JPEG_CODE, JPEG_BEYOND, JPEG_MARKER, JPEG_EXTRA
+
+    ctypedef struct jpeg_codes:
+        pass
+    ctypedef struct jpeg_ac:
+        jpeg_codes codes
+    ctypedef struct jpeg_dc:
+        jpeg_codes codes
+    ctypedef struct jpeg_component:
+        int across, down, scale, width, height
+        uint8_t *plane
+        const jpeg_ac *ac
+        const jpeg_dc *dc
+        uint16_t quant[64]
+        float weights[1536]
+    ctypedef struct jpeg_scan:
+        const uint8_t *next
+        const uint8_t *end
+        int fast, components, across, down, interval
+        jpeg_component component[3]
+    const uint8_t jpeg_zigzag[96]
+
+    int jpeg_derive(jpeg_codes *codes, const uint8_t *counts, const uint8_t *symbols, int total)
+    void jpeg_ac_values(jpeg_ac *table, int fast, int pairs)
+    void jpeg_ac_lengths(jpeg_ac *table, int fast)
+    void jpeg_dc_values(jpeg_dc *table)
+    int jpeg_run(jpeg_scan *scan)
+
+cdef enum:
+    SOF0 = 0xC0, SOF1 = 0xC1, DHT = 0xC4, SOI = 0xD8, EOI = 0xD9, SOS = 0xDA, DQT = 0xDB, DRI = 0xDD
+    APP0 = 0xE0, APP14 = 0xEE, APP15 = 0xEF, COM = 0xFE
+    MAX_SIDE = 65500  # libjpeg's
+    LONG = 32768  # bytes of a scan from which on larger tables are worth their making
+
+cdef dict FAULTS = {
+    JPEG_ENDS: "the data ends early",
+    JPEG_CODE: "a Huffman code does not exist",
+    JPEG_BEYOND: "a block has more than 64 coefficients",
+    JPEG_MARKER: "a restart marker is not where it should be",
+}
+
+# means[scale][u][i]: A.3.3's C(u)/2 cos((2x + 1)u pi / 16), its mean over sample i's part of a block's side.
+cdef double[5][8][4] means
+
+
+cdef void fill_means() noexcept:
+    cdef int scale, u, i, x
+    for scale in (2, 4):
+        for u in range(8):
+            for i in range(8 // scale):
+                means[scale][u][i] = 0
+                for x in range(i * scale, (i + 1) * scale):
+                    means[scale][u][i] += (
+                        sqrt(0.125) if u == 0 else 0.5 * cos((2 * x + 1) * u * M_PI / 16)) / scale
+
+
+fill_means()
+
+
+class DamagedError(Exception):
+    """The data is cut, or contradicts itself or the standard."""
+
+
+class UnsupportedError(Exception):
+    """The file may be good, but is of no kind that is decoded here."""
+
+
+cdef int rounded_up(int side, int divisor) noexcept:
+    return (side + divisor - 1) // divisor
+
+
+cdef struct Huffman:
+    int total  # of its symbols; -1 if there was no such table
+    uint8_t[16] counts
+    uint8_t[256] symbols
+
+
+cdef struct Component:
+    int name, across, down, quant
+
+
+cdef struct Tables:
+    jpeg_scan scan
+    jpeg_ac[4] ac
+    jpeg_dc[4] dc
+
+
+cdef class _Decoder:
+    cdef const uint8_t[::1] data
+    cdef const uint8_t *bytes
+    cdef Py_ssize_t size
+    cdef Tables *tables
+    cdef Huffman[8] huffman  # 0-3 for DC, 4-7 for AC
+    cdef uint16_t[4][64] quant  # in zigzag order
+    cdef bint[4] quantized
+    cdef Component[3] component
+    cdef int components, width, height, interval, adobe
+    cdef bint jfif
+
+    def __cinit__(self, data):
+        cdef int i
+        self.data = data
+        self.size = self.data.shape[0]
+        if self.size < 4 or self.data[0] != 0xFF or self.data[1] != SOI:
+            raise DamagedError("there is no start of an image")
+        self.bytes = &self.data[0]
+        for i in range(8):
+            self.huffman[i].total = -1
+        self.adobe = -1
+        self.tables = <Tables *> calloc(1, sizeof(Tables))
+        if self.tables == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.tables)
+
+    cdef Py_ssize_t segments(self, Py_ssize_t place, bint after_scan) except -1:
+        """Take the segments from a place on; where the scan's data begins, or EOI ends."""
+        cdef Py_ssize_t length
+        cdef const uint8_t *body
+        cdef int marker
+        while True:
+            if place < self.size and self.bytes[place] != 0xFF:
+                raise DamagedError("there are bytes before a marker")
+            while place < self.size and self.bytes[place] == 0xFF:
+                place += 1
+            if place >= self.size:
+                raise DamagedError(FAULTS[JPEG_ENDS])
+            marker = self.bytes[place]
+            place += 1
+            if marker == EOI and after_scan:
+                return place
+            if marker in (0, EOI):
+                raise DamagedError("a marker is not where it should be")
+            if marker < SOF0 or 0xD0 <= marker <= SOI:
+                raise UnsupportedError("an unusual marker")
+            length = self.bytes[place] << 8 | self.bytes[place + 1] if self.size - place >= 2 else 0
+            if length < 2 or length > self.size - place:
+                raise DamagedError(FAULTS[JPEG_ENDS])
+            body = self.bytes + place + 2
+            place += length
+            length -= 2
+            if marker == APP0:
+                if length >= 14 and memcmp(body, b"JFIF\0", 5) == 0:
+                    self.jfif = True
+                    if body[5] != 1:
+                        raise UnsupportedError("an unknown version of JFIF")
+            elif marker == APP14:
+                if length >= 12 and memcmp(body, b"Adobe", 5) == 0:
+                    self.adobe = body[11]
+            elif APP0 <= marker <= APP15 or marker == COM:
+                pass
+            elif after_scan:
+                raise UnsupportedError("another scan")
+            elif marker == SOS:
+                self.start(body, length)
+                return place
+            elif marker == DQT:
+                self.take_quant(body, length)
+            elif marker == DHT:
+                self.take_huffman(body, length)
+            elif marker == DRI:
+                if length != 2:
+                    raise DamagedError("a restart interval of a wrong length")
+                self.interval = body[0] << 8 | body[1]
+            elif marker in (SOF0, SOF1):
+                self.take_frame(body, length)
+            else:
+                raise UnsupportedError("not baseline")
+
+    cdef int take_quant(self, const uint8_t *body, Py_ssize_t length) except -1:
+        """B.2.4.1."""
+        cdef int wide, index, k
+        while length:
+            wide, index = body[0] >> 4, body[0] & 15
+            body += 1
+            length -= 1
+            if index > 3 or wide > 1 or length < 64 << wide:
+                raise DamagedError("a quantization table is wrong")
+            for k in range(64):
+                self.quant[index][k] = body[2 * k] << 8 | body[2 * k + 1] if wide else body[k]
+            self.quantized[index] = True
+            body += 64 << wide
+            length -= 64 << wide
+        return 0
+
+    cdef int take_huffman(self, const uint8_t *body, Py_ssize_t length) except -1:
+        """B.2.4.2."""
+        cdef int kind, i, total
+        cdef Huffman *table
+        while length:
+            kind, total = body[0], 0
+            if length < 17 or kind & 0xEC:
+                raise DamagedError("a Huffman table is wrong")
+            for i in range(1, 17):
+                total += body[i]
+            if total > 256 or length - 17 < total:
+                raise DamagedError("a Huffman table is wrong")
+            table = &self.huffman[(kind >> 4) * 4 + (kind & 3)]
+            table.total = total
+            memcpy(table.counts, body + 1, 16)
+            memcpy(table.symbols, body + 17, total)
+            body += 17 + total
+            length -= 17 + total
+        return 0
+
+    cdef int take_frame(self, const uint8_t *body, Py_ssize_t length) except -1:
+        """B.2.2."""
+        cdef int i
+        cdef Component *c
+        if self.components or length < 6 or length != 6 + 3 * body[5]:
+            raise DamagedError("a frame header is wrong")
+        if body[0] != 8 or body[5] not in (1, 3):
+            raise UnsupportedError("not 8 bits, or not one or three components")
+        self.height, self.width = body[1] << 8 | body[2], body[3] << 8 | body[4]
+        if not 0 < self.height <= MAX_SIDE or not 0 < self.width <= MAX_SIDE:
+            raise UnsupportedError("no such size")
+        for i in range(body[5]):
+            c = &self.component[i]
+            c.name, c.across, c.down, c.quant = (
+                body[6 + 3 * i], body[7 + 3 * i] >> 4, body[7 + 3 * i] & 15, body[8 + 3 * i])
+            if not 1 <= c.across <= 4 or not 1 <= c.down <= 4 or c.quant > 3:
+                raise DamagedError("a frame header is wrong")
+        c = self.component
+        if body[5] == 1:
+            c.across = c.down = 1  # A.2.2: the sampling factors of one component do not matter
+        elif (c[0].across > 2 or c[0].down > 2 or c[1].across * c[1].down * c[2].across * c[2].down != 1
+              or c[0].name == c[1].name or c[0].name == c[2].name or c[1].name == c[2].name):
+            raise UnsupportedError("an unusual sampling")
+        self.components = body[5]
+        return 0
+
+    cdef int start(self, const uint8_t *body, Py_ssize_t length) except -1:
+        """B.2.3, and what the scan's tables must be."""
+        cdef int i, dc, ac
+        cdef int count = body[0] if length else 0
+        cdef Component *c = self.component
+        cdef jpeg_component *target
+        if not self.components or length != 4 + 2 * count:
+            raise DamagedError("a scan header is wrong")
+        if count != self.components:
+            raise UnsupportedError("several scans")
+        if body[1 + 2 * count] != 0 or body[2 + 2 * count] != 63 or body[3 + 2 * count] != 0:
+            raise DamagedError("a scan header is wrong")
+        if count == 3 and not self.jfif and (
+                self.adobe not in (-1, 1)
+                or self.adobe == -1 and (c[0].name, c[1].name, c[2].name) == (82, 71, 66)):
+            raise UnsupportedError("not YCbCr")
+        for i in range(count):
+            dc, ac = body[2 + 2 * i] >> 4, body[2 + 2 * i] & 15
+            if body[1 + 2 * i] != c[i].name or dc > 3 or ac > 3:
+                raise UnsupportedError("an unusual scan header")
+            if not self.quantized[c[i].quant] or self.huffman[dc].total < 0 or self.huffman[4 + ac].total < 0:
+                raise UnsupportedError("a table is missing")
+            target = &self.tables.scan.component[i]
+            target.dc, target.ac = &self.tables.dc[dc], &self.tables.ac[ac]
+            target.across, target.down = c[i].across, c[i].down
+            self.derive(&self.tables.dc[dc].codes, &self.huffman[dc], 15)
+            self.derive(&self.tables.ac[ac].codes, &self.huffman[4 + ac], 255)
+        return 0
+
+    cdef int derive(self, jpeg_codes *codes, Huffman *table, int top) except -1:
+        cdef int i
+        for i in range(table.total):
+            if table.symbols[i] > top:
+                raise DamagedError("a Huffman table is wrong")
+        if jpeg_derive(codes, table.counts, table.symbols, table.total) != 0:
+            raise DamagedError("a Huffman table is wrong")
+        return 0
+
+    cdef void weigh(self, int index, int scale) noexcept nogil:
+        """What the loops need to know of a component's quantization."""
+        cdef jpeg_component *target = &self.tables.scan.component[index]
+        cdef uint16_t *quant = self.quant[self.component[index].quant]
+        cdef int side = 8 // scale
+        cdef int k, y, x, place
+        for k in range(64):
+            place = jpeg_zigzag[k]
+            target.quant[place] = quant[k]
+            if scale in (2, 4):
+                for y in range(side):
+                    for x in range(side):
+                        target.weights[(k * side + y) * side + x] = <float> (
+                            quant[k] * means[scale][place >> 3][y] * means[scale][place & 7][x])
+
+    cdef planes(self, int luma, int chroma):
+        cdef jpeg_scan *scan = &self.tables.scan
+        cdef jpeg_component *target
+        cdef Py_ssize_t place = self.segments(2, False)
+        cdef uint8_t[:, ::1] plane
+        cdef int i, status, across = self.component[0].across, down = self.component[0].down
+        cdef bint long_scan = self.size - place >= LONG
+        cdef list result = []
+        for i in range(self.components):
+            target = &scan.component[i]
+            target.scale = chroma if i else luma
+            target.width = rounded_up(rounded_up(self.width * target.across, across), target.scale)
+            target.height = rounded_up(rounded_up(self.height * target.down, down), target.scale)
+            result.append(np.empty((target.height, target.width), np.uint8))
+            plane = result[i]
+            target.plane = &plane[0, 0]
+        scan.components, scan.interval = self.components, self.interval
+        scan.across, scan.down = rounded_up(self.width, 8 * across), rounded_up(self.height, 8 * down)
+        scan.next, scan.end = self.bytes + place, self.bytes + self.size
+        scan.fast = 12 if long_scan else 9
+        with nogil:
+            for i in range(self.components):
+                target = &scan.component[i]
+                self.weigh(i, target.scale)
+                if i != 2 or target.dc != scan.component[1].dc:
+                    jpeg_dc_values(<jpeg_dc *> target.dc)
+                if i == 2 and target.ac == scan.component[1].ac:
+                    continue
+                if target.scale == 8:
+                    jpeg_ac_lengths(<jpeg_ac *> target.ac, scan.fast)
+                else:
+                    jpeg_ac_values(<jpeg_ac *> target.ac, scan.fast, long_scan)
+            status = jpeg_run(scan)
+        if status == JPEG_EXTRA:
+            raise UnsupportedError("there are bytes after the scan")
+        if status:
+            raise DamagedError(FAULTS.get(status, "a coefficient is too large"))
+        self.segments(scan.next - self.bytes, True)
+        return tuple(result)
+
+
+def planes(data, int luma=1, int chroma=1):
+    """The samples of a baseline JPEG of 8 bits: gray, or YCbCr sampled 4:4:4, 4:2:2, 4:4:0 or 4:2:0.
+
+    data: the whole file, any object of contiguous bytes. luma, chroma: 1, 2, 4 or 8, by what the component's
+    sides are divided: a sample is then the mean of as many by as many of the full picture, before they are cut to
+    0-255. At 1 the samples are libjpeg's (its accurate integer inverse DCT).
+
+    Returns one or three arrays (h, w) of uint8: Y, then Cb and Cr. A side is the component's (T.81, A.1.1),
+    divided, rounded up. GIL-free but for the header. Besides them it takes 300 kB at most.
+
+    Raises:
+        DamagedError: the data is cut or wrong
+        UnsupportedError: it is no such file, or one that only a library can judge
+        MemoryError: there was no memory
+        ValueError: luma or chroma is another number
+        TypeError: data is no bytes
+    """
+    if luma not in (1, 2, 4, 8) or chroma not in (1, 2, 4, 8):
+        raise ValueError(f"a component is divided by 1, 2, 4 or 8, not by {luma} and {chroma}")
+    return (<_Decoder> _Decoder(data)).planes(luma, chroma)
