@@ -1094,7 +1094,7 @@ def test_a_gray_picture_on_a_coloured_background_gets_a_note() -> None:
         ("blur=8,sigma:30", 9, 30),
     ],
 )
-def test_blurred_pixels_are_opencvs_bit_for_bit(
+def test_blurred_pixels_of_a_small_picture_are_opencvs_bit_for_bit(
     step: str, kernel: int, sigma: float, channels: int, dtype: type
 ) -> None:
     array = strided(33, 27, channels, dtype)
