@@ -125,7 +125,11 @@ def blurred(array: Array, kernel: int, sigma: float, precise: bool) -> Array:
     """The array under a Gaussian; `kernel` is odd, or 0 to take it from sigma; `sigma` 0 takes it from the kernel."""
     if precise:
         return filtered(array, partial(cv2.GaussianBlur, ksize=(kernel, kernel), sigmaX=sigma))
+    wide = sigma or _sigma(kernel)
     if isinstance(array, Planes):
+        if wide >= 1:  # below, half of it is no blur that 8 bits show
+            cb, cr = (gaussian(plane, kernel and kernel // 2 | 1, wide / 2) for plane in (array.cb, array.cr))
+            return Planes(gaussian(array.y, kernel, sigma), cb, cr)
         array = array.bgr()
     return filtered(array, partial(gaussian, kernel=kernel, sigma=sigma))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 IfExists = Literal["overwrite", "skip", "error"]
@@ -16,11 +16,12 @@ class Note(NamedTuple):
     detail: str
 
 
-class Step(NamedTuple):
-    """An operation (one of operations.py's) and its place in the request."""
+@dataclass(frozen=True)
+class Step:
+    """An operation (one of operations.py's) and its place in the request; equal to another of the same operation."""
 
     operation: Any
-    pointer: str
+    pointer: str = field(compare=False)
 
 
 class Template(NamedTuple):

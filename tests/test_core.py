@@ -29,6 +29,7 @@ from falconimg._core import (
     is_opaque,
     name,
     premultiply,
+    shrink,
     unpremultiply,
 )
 
@@ -350,6 +351,235 @@ def test_a_common_stem_is_computed_once_and_asked_once() -> None:
     plan.run(lambda: noise(4, 4), lambda leaf, array: leaves.append(leaf.route), nothing)
     assert made == dict.fromkeys("abcdef", 1)
     assert leaves == [3, 0, 2, 1, 5, 4]
+
+
+class Said(NamedTuple):
+    """A step that is equal to others of its kind, wherever it stands."""
+
+    kind: str
+
+    @classmethod
+    def all(cls, kinds: str) -> list[Said]:
+        return [cls(kind) for kind in kinds]
+
+
+def test_equal_steps_are_computed_once_though_each_is_asked() -> None:
+    made: list[str] = []
+    asked: list[int] = []
+
+    def effect(step: Said, shape: Shape) -> Map:
+        def make(array: Array) -> Array:
+            made.append(step.kind)
+            return array.copy()
+
+        asked.append(id(step))
+        return Map(shape, make)
+
+    routes = [Said.all("ab"), Said.all("ab"), Said.all("ac")]
+    plan = Plan(Shape(4, 4), routes, effect, plain("0.png", "1.png", "2.png"), **WIDE)
+    plan.run(lambda: noise(4, 4), lambda leaf, array: None, nothing)
+    assert made == ["a", "b", "c"]
+    assert sorted(asked) == sorted(id(step) for route in routes for step in route)
+
+
+# ---- smaller versions of one picture ----
+
+
+def smaller(step: Step, shape: Shape) -> Map:
+    """`("to", side)`: another size, of which the array tells what it was made from; `("turn", n)`: not scalable."""
+    kind, side = step
+
+    def make(array: Array, extent: tuple[float, float] | None = None) -> Array:
+        MADE.append((side, array.shape[0], extent))
+        return np.zeros((side, side, 3), np.uint8)
+
+    return Map(Shape(side, side), make, 0, (side, side) if kind == "to" else None, kind == "to")
+
+
+MADE: list[tuple[int, int, tuple[float, float] | None]] = []
+
+
+def made_of(sides: Sequence[tuple[str, int]], source: int = 1000, number: int = 1) -> dict[int, int]:
+    """For each side the side of the picture that it was made of."""
+    MADE.clear()
+    plan = Plan(Shape(source, source), [[side] for side in sides], smaller,
+                plain(*(f"{n}.png" for n in range(len(sides)))), **WIDE)  # fmt: skip
+    if number > 1:
+        plan.load(number)
+    loaded = -(-source // number)
+    emitted: list[Leaf] = []
+    plan.run(lambda: np.zeros((loaded, loaded, 3), np.uint8), lambda leaf, array: emitted.append(leaf), nothing)
+    assert [leaf.path for leaf in plan.leaves] == [f"{n}.png" for n in range(len(sides))]
+    assert sorted(leaf.path for leaf in emitted) == [leaf.path for leaf in plan.leaves]
+    return {side: of for side, of, _ in MADE}
+
+
+def test_a_smaller_version_is_made_of_the_smallest_that_is_twice_its_size() -> None:
+    sides = [("to", side) for side in (200, 800, 401, 1000, 500, 90)]
+    assert made_of(sides) == {1000: 1000, 800: 1000, 500: 1000, 401: 1000, 200: 401, 90: 200}
+    assert {side: extent for side, _, extent in MADE}[90] == (200, 200)
+
+
+def test_no_version_is_made_of_what_is_not_the_whole_picture_or_must_have_all_of_it() -> None:
+    assert made_of([("turn", 800), ("to", 200), ("turn", 100)]) == {800: 1000, 200: 1000, 100: 1000}
+
+
+@CALM
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["to", "turn"]), st.integers(1, 1000)),
+        min_size=1, max_size=8, unique_by=lambda one: one[1],
+    )
+)  # fmt: skip
+def test_a_cascade_never_makes_a_version_of_less_than_twice_its_size(sides: list[tuple[str, int]]) -> None:
+    made = made_of(sides)
+    for kind, side in sides:
+        assert made[side] == 1000 or (kind == "to" and ("to", made[side]) in sides and made[side] >= 2 * side)
+
+
+def test_a_source_that_is_only_wanted_smaller_may_be_loaded_smaller_and_says_how_much_of_it_there_is() -> None:
+    assert made_of([("to", 300), ("to", 100)], source=999, number=2) == {300: 500, 100: 300}
+    assert {side: extent for side, _, extent in MADE} == {300: (499.5, 499.5), 100: (300, 300)}
+
+
+@pytest.mark.parametrize("routes", [[[]], [[("turn", 3)]], [[("to", 3)], []], [[("to", 3)], [("turn", 3)]]])
+def test_a_source_that_is_wanted_in_full_is_not_loaded_smaller(routes: Any) -> None:
+    plan = Plan(Shape(9, 9), routes, smaller, plain("a.png", "b.png")[: len(routes)], **WIDE)
+    assert plan.needs() is None
+    with pytest.raises(ValueError, match="will not do"):
+        plan.load(2)
+
+
+def test_a_source_is_not_loaded_smaller_than_it_is_needed() -> None:
+    plan = Plan(Shape(9, 90), [[("to", 3)], [("to", 4)]], smaller, plain("a.png", "b.png"), **WIDE)
+    assert plan.needs() == (4, 4)
+    plan.load(2)
+    for number in (0, -1, 3, 2**62):
+        with pytest.raises(ValueError, match="will not do"):
+            plan.load(number)
+
+
+def test_a_source_loaded_smaller_takes_less_memory_and_must_have_that_size() -> None:
+    plan = Plan(Shape(100, 100), [[("to", 10)]], smaller, plain("a.png"), **WIDE)
+    whole = plan.peak(lambda leaf: (0, 0))
+    plan.load(4)
+    assert (whole, plan.peak(lambda leaf: (0, 0))) == (30300, 25 * 25 * 3 + 300)
+    with pytest.raises(ValueError, match="came \\(100, 100, 3\\)"):
+        plan.run(lambda: noise(100, 100), lambda leaf, array: None, nothing)
+
+
+# ---- area ----
+
+
+def weights(sides: int, side: int, start: float, step: float, smooth: bool) -> Array:
+    """What each of `side` samples weighs in each of the results: a matrix."""
+
+    def before(place: float) -> Array:
+        """The weights of the samples in the integral up to a place, the outermost ones going on beyond the ends."""
+        sample = min(int(np.floor(place)), side)
+        nodes = range(sample - 1, sample + 3) if smooth else range(sample, sample + 2)
+        total = np.zeros(side)
+        for node in nodes:
+            share = np.prod([(place - other) / (node - other) for other in nodes if other != node])
+            for cell in range(min(node, 0), max(node, 0)):
+                total[min(max(cell, 0), side - 1)] += share * (1 if node > 0 else -1)
+        return total
+
+    rows = []
+    for number in range(sides):
+        low, high = max(start + number * step, 0), min(start + (number + 1) * step, side)
+        rows.append((before(high) - before(low)) / (high - low))
+    return np.array(rows)
+
+
+@st.composite
+def shrinkings(draw: st.DrawFn) -> tuple[Array, int, int, tuple[float, float, float, float]]:
+    """A picture, a smaller size, and a window that has at least that."""
+    channels = draw(st.sampled_from([1, 3, 4]))
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    rows, columns = draw(st.floats(1, height)), draw(st.floats(1, width))
+    top, left = draw(st.floats(0, height - rows)), draw(st.floats(0, width - columns))
+    high, wide = draw(st.integers(1, int(rows))), draw(st.integers(1, int(columns)))
+    # as of a picture of odd sides, whose last samples stand for more than there is
+    rows, columns = rows + draw(st.sampled_from([0, 0.4])) * rows / high, columns + draw(st.sampled_from([0, 0.5]))
+    whole = draw(st.sampled_from([0, 255, None]))
+    array = np.full((height, width, channels), whole, np.uint8) if whole is not None else noise(height, width, channels)
+    apart = np.zeros((height + 2, width + 3, channels), np.uint8)[1:-1, 2:-1]
+    apart[:] = array
+    return draw(st.sampled_from([array, apart])), high, wide, (top, left, rows, columns)
+
+
+@CALM
+@given(shrinkings(), st.booleans())
+def test_shrink_is_the_mean_of_what_each_pixel_covers(case: Any, smooth: bool) -> None:
+    array, height, width, (top, left, rows, columns) = case
+    down = weights(height, array.shape[0], top, rows / height, smooth)
+    across = weights(width, array.shape[1], left, columns / width, smooth)
+    wanted = np.clip(np.einsum("yh,xw,hwc->yxc", down, across, array.astype(float)), 0, 255)
+    result = shrink(array, height, width, (top, left, rows, columns), smooth)
+    assert result.shape == (height, width, array.shape[2])
+    assert result.dtype == np.uint8
+    # half a level for the rounding, and of whole weights as much for each 256th that one is off
+    assert np.abs(result - wanted).max() <= (0.51 if smooth else 1.5)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("value", [0, 1, 128, 255])
+def test_shrink_keeps_what_is_the_same_everywhere(value: int, smooth: bool) -> None:
+    for size in [(1, 1), (7, 5), (40, 33), (99, 1)]:
+        for result in [(1, 1), (size[0], 1), (size[0] * 2 // 3 + 1, max(1, size[1] // 2)), size]:
+            array = np.full((*size, 3), value, np.uint8)
+            assert (shrink(array, *result, None, smooth) == value).all(), (size, result)
+
+
+def test_shrink_of_exact_blocks_is_their_mean() -> None:
+    array = noise(12, 20, 3)
+    blocks = array.reshape(6, 2, 5, 4, 3).astype(int).sum((1, 3))
+    assert np.abs(shrink(array, 6, 5) - blocks / 8).max() <= 0.5
+
+
+def test_shrink_refuses_what_it_cannot_go_through_by_pointer() -> None:
+    array = noise(6, 6, 3)
+    wrong: list[Array] = [
+        array[:, ::2], array.transpose(1, 0, 2), array[:, :, ::-1], array[:, :, :2], array[:0], array[:, :, 0],
+        array.astype(np.uint16), np.asfortranarray(array),
+    ]  # fmt: skip
+    for one in wrong:
+        with pytest.raises(ValueError, match="expected"):
+            shrink(one, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "window"),
+    [
+        (0, 1, None), (1, 0, None), (-1, 1, None), (7, 1, None), (1, 7, None), (2**62, 1, None),
+        (1, 1, (0, 0, 0.5, 6)), (1, 1, (6, 0, 1, 1)), (1, 1, (0, -1, 1, 1)), (2, 1, (-3, 0, 6, 6)),
+        (1, 1, (0, 0, float("nan"), 1)), (1, 1, (float("nan"), 0, 1, 1)), (1, 1, (0, 0, float("inf"), 1)),
+        (1, 1, (-1e300, 0, 1, 1)), (1, 1, (0, 1e300, 1, 1)), (6, 6, (0, 1.5, 6, 6)),
+    ],
+)  # fmt: skip
+def test_shrink_refuses_sizes_and_windows_that_are_not_in_the_picture(height: int, width: int, window: Any) -> None:
+    for smooth in (False, True):
+        with pytest.raises((ValueError, OverflowError)):
+            shrink(noise(6, 6), height, width, window, smooth)
+
+
+def test_shrink_lets_other_threads_run() -> None:
+    array = noise(3000, 3000, 3)
+    others = 0
+    ended = threading.Event()
+
+    def work() -> None:
+        shrink(array, 1111, 1111)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not ended.is_set():
+        others += 1
+        time.sleep(0.0005)
+    thread.join()
+    assert others > 5
 
 
 def test_no_step_is_made_before_the_run_and_every_run_makes_it_anew() -> None:

@@ -1,0 +1,132 @@
+"""What is done for speed is near to what is exact: floors in dB on photographs, no shift, and none of it if precise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from falconimg import filters, formats
+from falconimg.planes import Planes
+from falconimg.stores.memory import Memory
+from tests import pictures
+from tests.conftest import Serve
+
+PHOTOGRAPHS = pictures.photographs()
+SHRINK_FLOOR = 38.0  # dB, against area of the whole picture
+BLUR_FLOOR = 50.0
+
+# each at least once just where another number of the shrinking on load begins, and between
+FACTORS = [
+    0.05,
+    0.0625,
+    0.07,
+    0.087,
+    0.1,
+    0.125,
+    0.15,
+    0.17,
+    0.18,
+    0.2,
+    0.25,
+    0.3,
+    0.37,
+    0.4,
+    0.46,
+    0.47,
+    0.5,
+    0.75,
+    0.9,
+]
+
+
+def results(serve: Serve, files: dict[str, bytes], *images: dict[str, Any], **request: Any) -> dict[str, Any]:
+    """The pictures that come of a request, by path."""
+    store = Memory(files)
+    response = serve(store).process(list(images), **request)
+    assert response.status_code == 200, response.json
+    return {
+        output["path"]: cv2.imdecode(np.frombuffer(store.files[output["path"]], np.uint8), cv2.IMREAD_UNCHANGED)
+        for image in response.json["images"]
+        for output in image["outputs"]
+    }
+
+
+def shift(one: Any, other: Any) -> tuple[float, float]:
+    """By how many pixels one picture lies beside another, down and across: least squares over the luma's slopes.
+
+    Lucas and Kanade, An Iterative Image Registration Technique, 1981, one step.
+    """
+    first, second = (
+        cv2.GaussianBlur(cv2.cvtColor(a, cv2.COLOR_BGR2GRAY).astype(float), (5, 5), 0) for a in (one, other)
+    )
+    slopes = np.stack([slope[2:-2, 2:-2].ravel() for slope in np.gradient(first)], 1)
+    down, across = np.linalg.lstsq(slopes, (second - first)[2:-2, 2:-2].ravel(), rcond=None)[0]
+    return -down, -across
+
+
+def test_the_measure_of_a_shift_sees_a_tenth_of_a_pixel() -> None:
+    photograph = PHOTOGRAPHS["coffee.png"]
+    for wanted in ((0.0, 0.1), (-0.1, 0.0), (0.25, -0.125)):
+        matrix = np.array([[1, 0, wanted[1]], [0, 1, wanted[0]]])
+        moved = cv2.warpAffine(photograph, matrix, photograph.shape[1::-1], flags=cv2.INTER_LINEAR)
+        assert shift(photograph[9:-9, 9:-9], moved[9:-9, 9:-9]) == pytest.approx(wanted, abs=0.03)
+
+
+@pytest.mark.parametrize("sampling", ["420", "422", "444"])
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_smaller_picture_is_within_38_db_of_area_and_not_shifted(name: str, sampling: str, serve: Serve) -> None:
+    file = simplejpeg.encode_jpeg(PHOTOGRAPHS[name], 92, "BGR", sampling)
+    images = [{"input": "a.jpg", "output": f"{factor}.png", "operations": [f"resize={factor}"]} for factor in FACTORS]
+    fast = results(serve, {"a.jpg": file}, *images)
+    exact = results(serve, {"a.jpg": file}, *images, precise=True)
+    whole = simplejpeg.decode_jpeg(file, "BGR")
+    for path, picture in exact.items():
+        by_opencv = cv2.resize(whole, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.array_equal(picture, by_opencv), path
+        assert pictures.psnr(fast[path], picture) >= SHRINK_FLOOR, path
+        if min(picture.shape[:2]) >= 60:
+            assert np.abs(shift(picture, fast[path])).max() < 0.1, path
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_renditions_made_of_each_other_are_within_38_db_of_area(name: str, serve: Serve) -> None:
+    file = simplejpeg.encode_jpeg(PHOTOGRAPHS[name], 92, "BGR", "420")
+    widths = [400, 300, 200, 100, 60, 50, 37]
+    image = {
+        "input": "a.jpg",
+        "renditions": [{"output": f"{width}.png", "operations": [f"resize={width}x"]} for width in widths],
+    }
+    fast = results(serve, {"a.jpg": file}, image)
+    exact = results(serve, {"a.jpg": file}, image, precise=True)
+    assert list(fast) == list(exact) == [f"{width}.png" for width in widths]
+    for path, picture in exact.items():
+        assert pictures.psnr(fast[path], picture) >= SHRINK_FLOOR, path
+
+
+@pytest.mark.parametrize(
+    "step", ["resize=100x100,fit:cover", "resize=90x40,fit:cover,gravity:se", "resize=120x120,fit:pad", "resize=33x77"]
+)
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_what_is_cut_or_padded_while_it_shrinks_is_within_38_db_of_exact(name: str, step: str, serve: Serve) -> None:
+    file = simplejpeg.encode_jpeg(PHOTOGRAPHS[name], 92, "BGR", "420")
+    image = {"input": "a.jpg", "output": "b.png", "operations": [step]}
+    fast, exact = (results(serve, {"a.jpg": file}, image, precise=precise)["b.png"] for precise in (False, True))
+    assert pictures.psnr(fast, exact) >= SHRINK_FLOOR
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize(("kernel", "sigma"), [(5, 0), (7, 0), (25, 0), (101, 0), (0, 1.0), (0, 4), (0, 20), (25, 20)])
+def test_a_blur_of_planes_is_within_50_db_of_opencvs_of_the_decoded_picture(
+    name: str, kernel: int, sigma: float
+) -> None:
+    file = simplejpeg.encode_jpeg(PHOTOGRAPHS[name], 92, "BGR", "420")
+    planes = formats.load(file, formats.probe(file), formats.Load(planes=True))
+    assert isinstance(planes, Planes)
+    wanted = cv2.GaussianBlur(simplejpeg.decode_jpeg(file, "BGR"), (kernel, kernel), sigma)
+    made = filters.blurred(planes, kernel, sigma, precise=False)
+    assert isinstance(made, Planes)
+    assert pictures.psnr(made.bgr(), wanted) >= BLUR_FLOOR
