@@ -10,7 +10,8 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconimg import filters, formats
+from falconimg import formats
+from falconimg._core import Shape
 from falconimg.formats import pixels as kernels
 from falconimg.operations import parse
 from falconimg.planes import Planes, bgr
@@ -85,7 +86,7 @@ def test_planes_as_bgr_are_what_the_decoder_makes_of_them(height: int, width: in
 @pytest.mark.parametrize("step", ["rotate=90", "rotate=180", "rotate=270", "flip=h", "flip=v", "gray"])
 def test_what_moves_pixels_or_grays_them_is_the_same_of_planes(step: str, height: int, width: int) -> None:
     picture = planes(height, width)
-    effect: Any = parse(step).effect(filters.Shape(height, width, 3, 1), lambda _: None)
+    effect: Any = parse(step).effect(Shape(height, width, 3, 1), lambda _: None)
     assert np.abs(array_of(effect.make(picture)) - effect.make(picture.bgr())).max() <= 2  # of the chroma's enlarging
 
 
@@ -106,7 +107,7 @@ def test_planes_are_turned_as_arrays_are(orientation: int, height: int, width: i
 )  # fmt: skip
 def test_what_filters_is_the_same_of_planes_within_40_db(step: str, height: int, width: int) -> None:
     picture = planes(height, width)
-    effect: Any = parse(step).effect(filters.Shape(height, width, 3, 1), lambda _: None)
+    effect: Any = parse(step).effect(Shape(height, width, 3, 1), lambda _: None)
     made, wanted = bgr(effect.make(picture)), effect.make(picture.bgr())
     assert made.shape == wanted.shape
     assert pictures.psnr(made, wanted) >= 40

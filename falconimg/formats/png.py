@@ -1,7 +1,10 @@
 """PNG: gray, RGB, palette, alpha, 8 and 16 bit, interlaced or not; one frame.
 
-Source: PNG third edition: 5.3 (chunks), 11.2 (IHDR, PLTE), 11.3.1.1 (tRNS), 11.3.2.3 (iCCP), 11.3.3.4 (iTXt),
-11.3.4.5 (eXIf).
+Written by falconimg._png; read by libdeflate and falconimg._png where a pixel is one or several whole bytes, by OpenCV
+otherwise.
+
+Source: PNG third edition: 5.3 (chunks), 5.6 (their order), 11.2 (IHDR, PLTE), 11.3.1.1 (tRNS), 11.3.2.3 (iCCP),
+11.3.3.4 (iTXt), 11.3.4.5 (eXIf).
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import deflate
 import numpy as np
 
+from falconimg import _png
 from falconimg.errors import Damaged, Unsupported
 from falconimg.formats import color, exif, opencv
 from falconimg.formats.base import Encoded, Format, Header, Metadata, Options, Pixels
@@ -24,6 +29,9 @@ GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = DEPTHS
 XMP = b"XML:com.adobe.xmp"
 MAX_CHUNKS = 2**16
 MAX_TEXT = 4_000_000  # bytes of an XMP packet
+MAX_ROW = 2**19  # bytes; _png takes no longer ones
+MAX_ROWS = 2**31 - 2**20  # bytes of all rows together, as deflate's sizes are of 32 bits, and a chunk's of 31
+BYTES = {GRAY: 1, RGB: 3, PALETTE: 1, RGB_ALPHA: 4}  # of a pixel of 8 bits, where it is read by _png
 
 
 class Chunk(NamedTuple):
@@ -33,11 +41,19 @@ class Chunk(NamedTuple):
     data: memoryview
     crc: int
 
-    def checked(self) -> bytes:
-        """The chunk's bytes, if its checksum (5.5) is right."""
-        if zlib.crc32(self.data, zlib.crc32(self.kind)) != self.crc:
+    def checked(self) -> memoryview:
+        """The chunk's data, if its checksum (5.5) is right."""
+        if deflate.crc32(self.data, deflate.crc32(self.kind)) != self.crc:
             raise Damaged(f"PNG's chunk {self.kind!r} has a wrong checksum")
-        return bytes(self.data)
+        return self.data
+
+
+class Detail(NamedTuple):
+    """What the header's walk found for the decoder."""
+
+    pixel: int  # bytes of a stored pixel, where the picture is read by _png; else 0, and OpenCV reads it
+    packed: int  # bytes of the data of all IDAT
+    key: int | None  # a gray picture's value that is transparent, as decoded
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
@@ -57,7 +73,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
     raise Unsupported(f"PNG of more than {MAX_CHUNKS} chunks")
 
 
-def _inflated(data: bytes, limit: int, what: str) -> bytes:
+def _inflated(data: bytes | memoryview, limit: int, what: str) -> bytes:
     """Decompressed, never more than `limit` bytes."""
     inflater = zlib.decompressobj()
     try:
@@ -100,7 +116,7 @@ def _palette_or_key(color_type: int, seen: dict[bytes, bytes]) -> None:
 
 
 class Png(Format):
-    """PNG, read and written by OpenCV; its metadata by this module."""
+    """PNG, its pixels by _png and OpenCV, its metadata by this module."""
 
     name = "png"
     extensions = (".png",)
@@ -109,7 +125,7 @@ class Png(Format):
     writes = "gray, RGB, RGBA, 8 and 16 bit"
     keeps = frozenset({"gray", "alpha", "16 bit", "icc", "exif", "xmp"})
     decode_cost = 2.2
-    encode_cost = 3.3
+    encode_cost = 1.01
 
     def sniff(self, head: bytes) -> bool:
         """See Format."""
@@ -125,9 +141,9 @@ class Png(Format):
             if chunk.kind == b"acTL":
                 raise Unsupported("APNG (an animated PNG) is not read")
             if chunk.kind in (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf") and chunk.kind not in seen:
-                seen[chunk.kind] = chunk.checked()
+                seen[chunk.kind] = bytes(chunk.checked())
             elif chunk.kind == b"iTXt" and xmp is None and chunk.data[: len(XMP)] == XMP:
-                xmp = _packet(chunk.checked())
+                xmp = _packet(bytes(chunk.checked()))
             elif chunk.kind == b"IDAT":
                 seen[b"IDAT"] = b""
                 packed += len(chunk.data)
@@ -148,51 +164,110 @@ class Png(Format):
         if color_type == GRAY and clear:  # the value that is transparent, as decoded: below 8 bit it is spread
             key = int.from_bytes(seen[b"tRNS"]) & (2**bits - 1)
             key = key * 255 // (2**bits - 1) if bits < 8 else key
+        plain = not interlace and (not clear or color_type in (PALETTE, RGB_ALPHA))
+        pixel = BYTES.get(color_type, 0) * (bits // 8) if plain else 0
+        if width * pixel > MAX_ROW or height * (1 + width * pixel) > MAX_ROWS:
+            pixel = 0
         return Header(
             self.name, width, height, channels, 16 if bits == 16 else 8, exif.orientation(seen.get(b"eXIf")),
             metadata=Metadata(
                 _profile(seen[b"iCCP"]) if b"iCCP" in seen else None,
                 exif.upright(seen.get(b"eXIf")), exif.upright_xmp(xmp),
             ),
-            detail=key,
+            detail=Detail(pixel, packed, key),
         )  # fmt: skip
 
     def decode_peak(self, header: Header) -> int:
-        """See Format. Where the transparency is made here, the channels are put together beside it."""
-        return int(header.nbytes * (self.decode_cost if header.detail is None else 2.7))
+        """See Format. The data are joined from their chunks; a palette's colours are put beside the indices.
+
+        Where OpenCV's transparency is made here, the channels are put together beside it.
+        """
+        detail: Detail = header.detail
+        if not detail.pixel:
+            return detail.packed + int(header.nbytes * (self.decode_cost if detail.key is None else 2.7))
+        row = 1 + header.width * detail.pixel
+        colours = header.nbytes if detail.pixel < header.channels else 0
+        return detail.packed + (header.height + 6) * row + colours + 2**16
 
     def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format. Every chunk's checksum is checked. OpenCV drops a gray picture's tRNS: done here.
 
         OpenCV is given no texts and profiles, which it would decompress, each up to 8 MB.
         """
-        picture = [SIGNATURE]
+        detail: Detail = header.detail
+        found = []
         for chunk in chunks(data):
-            content = chunk.checked()
+            chunk.checked()
             if chunk.kind[:1].isupper() or chunk.kind == b"tRNS":
-                picture.append(_chunk(chunk.kind, content))
-        data = b"".join(picture)
-        picture.clear()
-        if header.detail is None:
-            return opencv.decode(data, header, self.decode_cost)
-        gray = opencv.decode(data, replace(header, channels=1), self.decode_cost)
-        alpha = np.where(gray == header.detail, 0, 2**header.depth - 1).astype(gray.dtype)
+                found.append(chunk)
+        if detail.pixel:
+            opencv.require_room(self.decode_peak(header), f"PNG of {header.width}x{header.height}")
+            pixels = _pixels(found, header, detail.pixel)
+            if pixels is not None:
+                return pixels
+        file = b"".join([SIGNATURE, *(part for chunk in found for part in _framed(chunk.kind, chunk.data))])
+        if detail.key is None:
+            return opencv.decode(file, header, self.decode_cost)
+        gray = opencv.decode(file, replace(header, channels=1), self.decode_cost)
+        alpha = np.where(gray == detail.key, 0, 2**header.depth - 1).astype(gray.dtype)
         return np.concatenate([gray, gray, gray, alpha], axis=2)
+
+    def encode_peak(self, nbytes: int, channels: int, quality: int) -> tuple[int, int]:
+        """See Format. The largest file is of the rows as they are; beside it are a block and a few rows."""
+        file = int(self.encode_cost * nbytes) + 2**16  # a byte for each row
+        return file + min(7 * nbytes, 7 * MAX_ROW) + 2**19, file
 
     def encode(self, pixels: Pixels, options: Options, metadata: Metadata) -> Encoded:
         """See Format. The metadata goes between IHDR and IDAT, where 5.6 wants the profile."""
         icc, notes = color.held(metadata.icc, pixels.shape[2])
-        file = opencv.encode(".png", pixels)
-        blocks = []
+        height, width, channels = pixels.shape
+        color_type = {1: GRAY, 3: RGB, 4: RGB_ALPHA}[channels]
+        head: list[bytes | memoryview] = [SIGNATURE]
+        head += _framed(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color_type, 0, 0, 0))
         if icc:
-            blocks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
+            head += _framed(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
         if metadata.exif:
-            blocks.append(_chunk(b"eXIf", metadata.exif))
+            head += _framed(b"eXIf", metadata.exif)
         if metadata.xmp:
-            blocks.append(_chunk(b"iTXt", XMP + bytes(5) + metadata.xmp))
-        start = len(SIGNATURE) + 25
-        return Encoded(b"".join([file[:start], *blocks, file[start:]]), notes)
+            head += _framed(b"iTXt", XMP + bytes(5) + metadata.xmp)
+        row = width * channels * pixels.itemsize
+        if row > MAX_ROW or height * (1 + row) > MAX_ROWS:
+            head.append(opencv.encode(".png", pixels, cost=3.3)[len(SIGNATURE) + 25 :])
+            return Encoded(b"".join(head), notes)
+        return Encoded(_png.write(pixels, b"".join(head)), notes)
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+def _pixels(found: list[Chunk], header: Header, pixel: int) -> Pixels | None:
+    """The pixels, of chunks in the plainest order; None where they are in another."""
+    kinds = [chunk.kind for chunk in found]
+    start = kinds.index(b"IDAT")
+    palette = header.channels != 1 and pixel == 1
+    before = [b"IHDR", *([b"PLTE"] if palette else []), *([b"tRNS"] if palette and header.channels == 4 else [])]
+    if kinds != [*before, *[b"IDAT"] * (len(kinds) - len(before) - 1), b"IEND"]:
+        return None
+    height, width = header.height, header.width
+    size = height * (1 + width * pixel)
+    packed = [chunk.data for chunk in found[start:-1]]
+    try:
+        rows = deflate.zlib_decompress(packed[0] if len(packed) == 1 else b"".join(packed), size)
+    except deflate.DeflateError:
+        raise Damaged("PNG's pixels do not decompress, or are too many") from None
+    if len(rows) != size or not _png.read(rows, height, width, pixel):
+        raise Damaged("PNG's pixels are too few, or filtered as PNG does not know")
+    if not palette:
+        depth: Any = np.uint8 if header.depth == 8 else np.uint16
+        return np.frombuffer(rows, depth, height * width * header.channels).reshape(height, width, -1)
+    colours = np.zeros((256, header.channels), np.uint8)
+    table = np.frombuffer(found[1].data, np.uint8).reshape(-1, 3)
+    colours[: len(table), :3] = table[:, ::-1]
+    if header.channels == 4:
+        colours[:, 3] = 255
+        colours[: len(found[2].data), 3] = np.frombuffer(found[2].data, np.uint8)
+    pixels = np.empty((height * width, header.channels), np.uint8)
+    _png.look_up(np.frombuffer(rows, np.uint8, height * width), colours, pixels)
+    return pixels.reshape(height, width, -1)
+
+
+def _framed(kind: bytes, data: bytes | memoryview) -> list[bytes | memoryview]:
+    """A chunk's parts: length, kind, data, checksum."""
+    return [struct.pack(">I", len(data)), kind, data, struct.pack(">I", deflate.crc32(data, deflate.crc32(kind)))]
