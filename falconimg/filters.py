@@ -29,7 +29,7 @@ FILTERS = {
 }
 
 TOLERANCE = 0.0045  # of a blur of fewer pixels, see _fitted: half a level of 8 bits, where that much is there
-FITTING = 2**21  # bytes that _fitted takes at most
+FITTING = 2**22  # bytes that _fitted takes at most
 
 
 def filtered(array: Array, function: Callable[[Array], Array], overshoot: bool = False) -> Array:
