@@ -1,0 +1,1 @@
+"""What falconimg claims of its speed, measured side by side with others: `python -m benchmarks`."""

@@ -1,0 +1,46 @@
+"""All benchmarks, or some of them: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks import original, report, thumbnails
+from benchmarks.pictures import Pictures
+from benchmarks.rounds import Plan
+from benchmarks.rows import Row
+
+TARGETS: dict[str, Callable[[Plan, Path], Iterator[Row]]] = {
+    "S1": original.rows,
+    "S3": thumbnails.five,
+    "S4": thumbnails.one,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, and write results.json, README.md's results and the plot."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=TARGETS, help="this target; may be given again", default=[])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side has its turn; default 5")
+    parser.add_argument("--smoke", action="store_true", help="tiny pictures, one round: whether it runs, nothing else")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the results go")
+    options = parser.parse_args(arguments)
+    plan = Plan(1, 0.0, 1, Pictures.tiny()) if options.smoke else Plan(options.rounds)
+    begun, found = time.monotonic(), []
+    for target in options.only or TARGETS:
+        with tempfile.TemporaryDirectory(prefix="falconimg-benchmarks-") as folder:
+            root = Path(folder)
+            (root / "out").mkdir()
+            for row in TARGETS[target](plan, root):
+                sys.stdout.write(report.line(row) + "\n")
+                sys.stdout.flush()
+                found.append(row)
+    sys.stdout.write(f"{time.monotonic() - begun:.0f} s\n")
+
+
+if __name__ == "__main__":
+    main()
