@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import original, report, thumbnails
+from benchmarks import floor, memory, original, overhead, plot, report, scaling, thumbnails
 from benchmarks.pictures import Pictures
 from benchmarks.rounds import Plan
 from benchmarks.rows import Row
 
 TARGETS: dict[str, Callable[[Plan, Path], Iterator[Row]]] = {
     "S1": original.rows,
+    "S2": floor.rows,
     "S3": thumbnails.five,
     "S4": thumbnails.one,
+    "S5": overhead.rows,
+    "S6": memory.rows,
+    "S7": scaling.rows,
 }
 
 
@@ -29,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny pictures, one round: whether it runs, nothing else")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the results go")
     options = parser.parse_args(arguments)
-    plan = Plan(1, 0.0, 1, Pictures.tiny()) if options.smoke else Plan(options.rounds)
+    tiny = Pictures.tiny()
+    plan = Plan(1, 0.0, 1, 1, tiny, (tiny.one,)) if options.smoke else Plan(options.rounds)
     begun, found = time.monotonic(), []
     for target in options.only or TARGETS:
         with tempfile.TemporaryDirectory(prefix="falconimg-benchmarks-") as folder:
@@ -39,7 +44,13 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.write(report.line(row) + "\n")
                 sys.stdout.flush()
                 found.append(row)
-    sys.stdout.write(f"{time.monotonic() - begun:.0f} s\n")
+    seconds = time.monotonic() - begun
+    report.write(options.out, plan, seconds, found)
+    plot.write(options.out, found)
+    sys.stdout.write(
+        f"{sum(claim.met for row in found for claim in row.claims.values())} of "
+        f"{sum(len(row.claims) for row in found)} bounds kept, {seconds:.0f} s\n"
+    )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ KINDS = (("jpg", "jpg"), ("jpg", "png"), ("png", "png"))
 def rows(plan: Plan, root: Path) -> Iterator[Row]:
     """A row each, and the mix."""
     done = []
-    with running("falconimg", root) as ours, running("baseline", root) as theirs:
-        for source in (plan.pictures.one, plan.pictures.six, plan.pictures.twenty):
+    with running("falconimg", root, plan.workers) as ours, running("baseline", root, plan.workers) as theirs:
+        for source in plan.sources:
             for kind, extension in KINDS:
                 name = pictures.write(source.as_kind(kind), root).name
                 for title, operations in OPERATIONS.items():
@@ -54,7 +54,7 @@ def rows(plan: Plan, root: Path) -> Iterator[Row]:
                             "falconimg /s": a.rate, "original /s": b.rate, "PSNR dB": alike,
                         },
                         {"CPU less": least(ratio(b, a), bound), "requests/s": least(ratio(b, a, "wall"), bound)},
-                        {"falconimg": a.cpu, "original": b.cpu},
+                        {"falconimg": a.cpu, "original": b.cpu}, b.cpu / bound,
                     )  # fmt: skip
                     done.append(row)
                     yield row

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.pictures import Pictures
+from benchmarks.pictures import Picture, Pictures
 from benchmarks.servers import WORKERS, Load
 
 Side = Callable[[int], Load]
@@ -16,12 +16,17 @@ Side = Callable[[int], Load]
 
 @dataclass(frozen=True)
 class Plan:
-    """How it is measured: rounds, the seconds of CPU that a side has in each, if once is not more, and clients."""
+    """How it is measured: rounds, the seconds of CPU that a side has in each, if once is not more, and the load.
+
+    `sources` are the baseline files, by size.
+    """
 
     rounds: int = 5
     seconds: float = 0.6
+    workers: int = WORKERS
     clients: int = 2 * WORKERS
     pictures: Pictures = field(default_factory=Pictures)
+    sources: tuple[Picture, ...] = (Pictures.one, Pictures.six, Pictures.twenty)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,10 @@ def measured(sides: Mapping[str, Side], plan: Plan) -> dict[str, Result]:
     """Each side's result; they are warm, and take turns at being the first."""
     counts = {}
     for name, side in sides.items():
-        side(2 * plan.clients)
-        times = math.ceil(plan.seconds / side(plan.clients).cpu / plan.clients) if plan.seconds else 1
+        cost = side(plan.clients).cpu
+        if cost * plan.clients < plan.seconds:  # it did too little yet to be warm
+            cost = side(2 * plan.clients).cpu
+        times = max(1, math.ceil(plan.seconds / cost / plan.clients))
         counts[name] = plan.clients * min(100, times)
     loads: dict[str, list[Load]] = {name: [] for name in sides}
     for turn in range(plan.rounds):

@@ -38,7 +38,10 @@ def most(ratio: float, bound: float) -> Claim:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a target's table; `bars` are what the plot shows of it, falconimg's first."""
+    """One row of a target's table.
+
+    `bars` are what the plot shows of it, falconimg's first, which is to be at most `goal`.
+    """
 
     target: str
     group: str
@@ -46,6 +49,7 @@ class Row:
     figures: Mapping[str, float] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)
+    goal: float = 0.0
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
@@ -55,7 +59,7 @@ class Row:
         }
         return {
             "target": self.target, "group": self.group, "name": self.name,
-            "figures": dict(self.figures), "claims": claims, "bars": dict(self.bars),
+            "figures": dict(self.figures), "claims": claims, "bars": dict(self.bars), "goal": self.goal,
         }  # fmt: skip
 
     @classmethod

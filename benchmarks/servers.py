@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 120  # what any wait is bounded by
-CORES = os.cpu_count() or 1
-WORKERS = max(2, CORES)  # falconimg's default
+WORKERS = max(2, os.cpu_count() or 1)  # falconimg's default
 HERE = Path(__file__).parent.parent
 
 _GUNICORN = ("gunicorn", "--workers", "{workers}", "--worker-class", "gthread", "--threads", "8",
@@ -132,11 +131,11 @@ class Server:
         """Wait until its workers have started: until it takes no CPU any more."""
         end = time.monotonic() + SECONDS
         before = -1.0
-        while (now := self.cpu()) - before > 0.005:
+        while (now := self.cpu()) - before > 0.003:
             if time.monotonic() > end:
                 raise SystemExit("a server that has nothing to do takes CPU all the time")
             before = now
-            time.sleep(0.4)
+            time.sleep(0.25)
 
 
 def free_port() -> int:
@@ -147,7 +146,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(kind: str, root: Path, workers: int = WORKERS, **settings: str) -> Iterator[Server]:
+def running(kind: str, root: Path, workers: int, **settings: str) -> Iterator[Server]:
     """One of COMMANDS on a free port, in the directory `root`; settings are falconimg's. It is ended by its own id."""
     port = free_port()
     own = {"workers": str(workers), "bind": f"127.0.0.1:{port}", "root": str(root), "max_pixels": "200M", **settings}

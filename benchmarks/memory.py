@@ -1,0 +1,92 @@
+"""S6: the memory of a worker."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import pictures
+from benchmarks.original import OPERATIONS
+from benchmarks.rounds import Plan
+from benchmarks.rows import Row, most
+from benchmarks.servers import Request, Server, running
+
+NOISE = 1.02
+"""What is no growth: the allocator's and the kernel's accounts move by that much."""
+
+
+def _bytes(pid: int, what: str) -> int:
+    """VmRSS or VmHWM (proc_pid_status(5))."""
+    match = re.search(rf"^{what}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)
+    if match is None:
+        raise SystemExit(f"/proc/{pid}/status has no {what}")
+    return 1024 * int(match[1])
+
+
+def _worker(server: Server) -> int:
+    (worker,) = (pid for pid in server.processes() if pid != server.process.pid)
+    return worker
+
+
+def rows(plan: Plan, root: Path) -> Iterator[Row]:
+    """The peak of one large request, and what 500 mixed ones leave."""
+    yield _peak(plan, root)
+    yield _growth(plan, root)
+
+
+def _peak(plan: Plan, root: Path) -> Row:
+    """Above the worker as it is after a small request; each split's parts are views, so the path is a leaf alone."""
+    source = plan.pictures.twenty
+    pictures.write(source, root)
+    pictures.write(plan.pictures.one, root)
+
+    def request(picture: pictures.Picture) -> Request:
+        images = [{"input": picture.name, "output": "out/part.jpg"}]
+        return Request("/items/", {"images": images, "operations": OPERATIONS["split, split, split"]})
+
+    with running("falconimg", root, 1) as server:
+        worker = _worker(server)
+        server.ask(request(plan.pictures.one))
+        base = _bytes(worker, "VmRSS")
+        Path(f"/proc/{worker}/clear_refs").write_text("5")  # proc_pid_clear_refs(5): VmHWM begins anew
+        server.ask(request(source))
+        peak = _bytes(worker, "VmHWM") - base
+    decoded = 3 * source.width * source.height
+    outputs = sum(path.stat().st_size for path in (root / "out").glob("part_*.jpg"))
+    leaf = -(-source.width // 8) * -(-source.height // 8) * 3
+    allowed = decoded + 1.5 * leaf + outputs
+    return Row(
+        "S6", f"{source.title}, 64 outputs", "peak above rest",
+        {"peak MB": peak / 1e6, "allowed MB": allowed / 1e6, "decoded MB": decoded / 1e6, "outputs MB": outputs / 1e6},
+        {"peak": most(peak / allowed, 1)},
+        {"falconimg": peak / 1e6, "decoded": decoded / 1e6}, allowed / 1e6,
+    )  # fmt: skip
+
+
+def _growth(plan: Plan, root: Path) -> Row:
+    """The worker's memory after 100 and after 500 requests, one after the other, of all kinds."""
+    names = [
+        pictures.write(picture.as_kind(kind), root).name
+        for picture in (plan.pictures.one, plan.pictures.six)
+        for kind in ("jpg", "png")
+    ]
+    mix = itertools.cycle(
+        Request("/items/", {"images": [{"input": name, "output": f"out/mix.{kind}"}], "operations": operations})
+        for operations, name, kind in itertools.product(OPERATIONS.values(), names, ("jpg", "png"))
+    )
+    count = 500 if plan.seconds else 10
+    after = []
+    with running("falconimg", root, 1) as server:
+        worker = _worker(server)
+        for number, request in zip(range(1, count + 1), mix, strict=False):
+            server.ask(request)
+            if number % (count // 5) == 0:
+                after.append(_bytes(worker, "VmRSS"))
+    figures = {f"after {count // 5 * n} MB": value / 1e6 for n, value in enumerate(after, 1)}
+    return Row(
+        "S6", f"{count} mixed requests", f"after the first {count // 5}", figures,
+        {"growth": most(max(after[1:]) / after[0], NOISE)},
+        {"falconimg": after[-1] / 1e6, f"after {count // 5}": after[0] / 1e6}, NOISE * after[0] / 1e6,
+    )  # fmt: skip
