@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -31,10 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=TARGETS, help="this target; may be given again", default=[])
     parser.add_argument("--rounds", type=int, default=5, help="how often each side has its turn; default 5")
     parser.add_argument("--smoke", action="store_true", help="tiny pictures, one round: whether it runs, nothing else")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the results go")
+    parser.add_argument(
+        "--out", type=Path, help="where the results go; default benchmarks/ for a whole run, else nowhere"
+    )
     options = parser.parse_args(arguments)
     tiny = Pictures.tiny()
     plan = Plan(1, 0.0, 1, 1, tiny, (tiny.one,)) if options.smoke else Plan(options.rounds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended
     begun, found = time.monotonic(), []
     for target in options.only or TARGETS:
         with tempfile.TemporaryDirectory(prefix="falconimg-benchmarks-") as folder:
@@ -45,8 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.flush()
                 found.append(row)
     seconds = time.monotonic() - begun
-    report.write(options.out, plan, seconds, found)
-    plot.write(options.out, found)
+    out = options.out or (None if options.smoke or options.only else Path(__file__).parent)
+    if out:
+        report.write(out, plan, seconds, found)
+        plot.write(out, found)
     sys.stdout.write(
         f"{sum(claim.met for row in found for claim in row.claims.values())} of "
         f"{sum(len(row.claims) for row in found)} bounds kept, {seconds:.0f} s\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import pictures
-from benchmarks.original import OPERATIONS
+from benchmarks.original import KINDS, OPERATIONS
 from benchmarks.rounds import Plan
 from benchmarks.rows import Row, most
 from benchmarks.servers import Request, Server, running
@@ -65,28 +66,40 @@ def _peak(plan: Plan, root: Path) -> Row:
     )  # fmt: skip
 
 
-def _growth(plan: Plan, root: Path) -> Row:
-    """The worker's memory after 100 and after 500 requests, one after the other, of all kinds."""
-    names = [
-        pictures.write(picture.as_kind(kind), root).name
+def _mix(plan: Plan, root: Path) -> list[Request]:
+    """Fifty requests of all kinds, so that each hundred ends as the one before it did."""
+    wanted = [
+        (picture.as_kind(kind), extension, operations)
         for picture in (plan.pictures.one, plan.pictures.six)
-        for kind in ("jpg", "png")
+        for kind, extension in KINDS
+        for operations in OPERATIONS.values()
     ]
-    mix = itertools.cycle(
-        Request("/items/", {"images": [{"input": name, "output": f"out/mix.{kind}"}], "operations": operations})
-        for operations, name, kind in itertools.product(OPERATIONS.values(), names, ("jpg", "png"))
-    )
-    count = 500 if plan.seconds else 10
-    after = []
+    wanted += [(plan.pictures.twenty, "jpg", OPERATIONS[title]) for title in ("split", "resize=0.1")]
+    requests = []
+    for picture, extension, operations in wanted:
+        images = [{"input": pictures.write(picture, root).name, "output": f"out/mix.{extension}"}]
+        requests.append(Request("/items/", {"images": images, "operations": operations}))
+    return requests
+
+
+def _growth(plan: Plan, root: Path) -> Row:
+    """The worker's memory after each of 500 requests, one after the other: the mean of each hundred."""
+    mix = _mix(plan, root)
+    each = 2 * len(mix) if plan.seconds else 2
+    means = []
     with running("falconimg", root, 1) as server:
         worker = _worker(server)
-        for number, request in zip(range(1, count + 1), mix, strict=False):
-            server.ask(request)
-            if number % (count // 5) == 0:
-                after.append(_bytes(worker, "VmRSS"))
-    figures = {f"after {count // 5 * n} MB": value / 1e6 for n, value in enumerate(after, 1)}
+        requests = itertools.cycle(mix)
+        for _ in range(5):
+            taken = []
+            for request in itertools.islice(requests, each):
+                server.ask(request)
+                taken.append(_bytes(worker, "VmRSS"))
+            means.append(statistics.fmean(taken) / 1e6)
+    _, after, *_, last = means
     return Row(
-        "S6", f"{count} mixed requests", f"after the first {count // 5}", figures,
-        {"growth": most(max(after[1:]) / after[0], NOISE)},
-        {"falconimg": after[-1] / 1e6, f"after {count // 5}": after[0] / 1e6}, NOISE * after[0] / 1e6,
+        "S6", f"{5 * each} mixed requests", f"mean of each {each}",
+        {f"to {each * number} MB": mean for number, mean in enumerate(means, 1)},
+        {"growth": most(last / after, NOISE)},
+        {"falconimg": last, f"to {2 * each}": after}, NOISE * after,
     )  # fmt: skip

@@ -22,7 +22,7 @@ class Plan:
     """
 
     rounds: int = 5
-    seconds: float = 0.6
+    seconds: float = 0.4
     workers: int = WORKERS
     clients: int = 2 * WORKERS
     pictures: Pictures = field(default_factory=Pictures)
