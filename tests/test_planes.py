@@ -123,3 +123,24 @@ def test_planes_are_written_as_they_are(height: int, width: int) -> None:
         assert np.abs(decoded.astype(int) - array_of(part)).max() <= 8
         png = formats.encode("png", part, formats.Options()).data
         assert np.array_equal(formats.decode(png, formats.probe(png)), part.bgr())
+
+
+@pytest.mark.parametrize(("height", "width"), [*SIDES, (3, 3), (2, 3)])
+def test_the_encoder_is_given_luma_that_it_may_read_for_all_of_the_chroma(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def encode(y: Any, cb: Any, cr: Any, quality: int) -> bytes:
+        given.append(y)
+        return real(y, cb, cr, quality)
+
+    real = simplejpeg.encode_jpeg_yuv_planes
+    monkeypatch.setattr(simplejpeg, "encode_jpeg_yuv_planes", encode)
+    picture = planes(height, width)
+    formats.encode("jpeg", picture, formats.Options())
+    (y,) = given
+    assert np.array_equal(y, picture.y)
+    last = y.ctypes.data + (height + height % 2 - 1) * y.strides[0] + width + width % 2
+    owner = y if y.base is None else y.base
+    assert last <= np.lib.array_utils.byte_bounds(owner)[1]

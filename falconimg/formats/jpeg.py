@@ -292,7 +292,9 @@ class Jpeg(Format):
         kind, sampling = ("GRAY", "Gray") if pixels.shape[2] == 1 else ("BGR", "420")
         try:
             if isinstance(pixels, Planes):
-                file = simplejpeg.encode_jpeg_yuv_planes(pixels.y, pixels.cb, pixels.cr, options.quality)
+                # libjpeg-turbo reads luma for all of the chroma: of odd sides a row or a column more than they have
+                y = padded(pixels.y, height + height % 2, width + width % 2)[:height, :width]
+                file = simplejpeg.encode_jpeg_yuv_planes(y, pixels.cb, pixels.cr, options.quality)
             else:
                 file = simplejpeg.encode_jpeg(pixels, options.quality, kind, sampling)
         except ValueError as error:
