@@ -12,7 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from falconimg._core import Grid, Map, Plan, PlanError, Shape, Window, edges, is_opaque, premultiply, unpremultiply
+from falconimg._core import (
+    Grid,
+    Map,
+    Plan,
+    PlanError,
+    Shape,
+    Window,
+    edges,
+    is_opaque,
+    premultiply,
+    shrink,
+    unpremultiply,
+)
 from tests import test_core
 
 SIZES = (0, 1, 2, 3, 7, 2**15, 2**30, 2**31, 2**32, 2**61, 2**62, 2**63 - 1, 2**63, -1, -(2**31), -(2**63))
@@ -75,7 +87,9 @@ def wild(given: Input) -> None:
     def effect(step: int, shape: Shape) -> Any:
         kind = given.below(4)
         if kind == 0:
-            return Map(Shape(given.side(), given.side()), lambda array: array, given.below(100))
+            needs = (given.side(), given.side()) if given.below(2) else None
+            shape = Shape(given.side(), given.side())
+            return Map(shape, lambda array: array, given.below(100), needs, bool(given.below(2)))
         if kind == 1:
             return Window(given.side(), given.side(), given.side(), given.side())
         if kind == 2:
@@ -96,6 +110,11 @@ def wild(given: Input) -> None:
     assert len(plan.leaves) <= max(0, bounds["max_outputs"])
     assert sum(leaf.shape.height * leaf.shape.width for leaf in plan.leaves) <= max(0, bounds["max_total"])
     assert plan.peak(lambda leaf: (leaf.shape.nbytes, 1)) >= source.nbytes
+    try:
+        plan.load(given.side())
+    except (ValueError, OverflowError):
+        return
+    assert plan.peak(lambda leaf: (0, 0)) > 0
 
 
 def cuts(given: Input) -> None:
@@ -146,6 +165,32 @@ def straight(given: Input) -> None:
     assert np.array_equal(array, before)
 
 
+def shrunk(given: Input) -> None:
+    """The mean of what each pixel covers: the model's, or refused."""
+    height, width, channels = given.below(9) + 1, given.below(9) + 1, (1, 3, 4)[given.below(3)]
+    row = width * channels + given.below(3)
+    buffer = np.zeros((height - 1) * row + width * channels, np.uint8)
+    array: Array = np.ndarray((height, width, channels), np.uint8, buffer, 0, (row, channels, 1))
+    array[:] = given.words(array.size, np.uint8).reshape(array.shape)
+    high, wide = (given.below(10) if given.below(8) else given.side() for _ in range(2))
+    window: Any = (0.0, 0.0, float(height), float(width))
+    if given.below(2):
+        window = tuple(given.words(4, np.float64).tolist())
+    elif given.below(2):
+        top, left, rows, columns = (float(number) / 16 for number in given.words(4, np.uint8))
+        window = (top - 1, left - 1, rows, columns)
+    smooth = bool(given.below(2))
+    try:
+        result: Array = shrink(array, high, wide, window, smooth)
+    except (ValueError, OverflowError):
+        return
+    assert result.shape == (high, wide, channels)
+    down = test_core.weights(high, height, window[0], window[2] / high, smooth)
+    across = test_core.weights(wide, width, window[1], window[3] / wide, smooth)
+    wanted = np.clip(np.einsum("yh,xw,hwc->yxc", down, across, array.astype(float)), 0, 255)
+    assert np.abs(result - wanted).max() <= (0.6 if smooth else 1.6)
+
+
 def weighted(given: Input) -> None:
     """unpremultiply of weights with any bits, infinite ones and those that are no number among them."""
     array = view(given, (np.uint16, np.float32)[given.below(2)])
@@ -176,4 +221,4 @@ def refused(array: Array, *kernels: Callable[[Array], object]) -> bool:
     return not array.flags.aligned
 
 
-KINDS: tuple[Callable[[Input], None], ...] = (plans, wild, cuts, straight, weighted)
+KINDS: tuple[Callable[[Input], None], ...] = (plans, wild, cuts, straight, weighted, shrunk)

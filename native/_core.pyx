@@ -621,7 +621,8 @@ def shrink(array, Py_ssize_t height, Py_ssize_t width, window=None, bint smooth=
         raise ValueError("expected pixels that are contiguous within a row")
     if window is not None:
         top, left, rows, columns = window
-    if not (1 <= height <= rows <= 2**31 and 1 <= width <= columns <= 2**31):
+    # the chroma of a row alone is asked for as if there were another
+    if not (1 <= height <= rows <= 2 * array.shape[0] and 1 <= width <= columns <= 2 * array.shape[1]):
         raise ValueError(f"{height} x {width} cannot be the mean of {rows} x {columns}")
     cdef double down = rows / height, across = columns / width
     # a hundredth of a pixel, so that no rounding brings its part down to nothing
