@@ -19,13 +19,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jsonschema import Draft202012Validator
 
 from falconimg._core import Grid, Map, Shape, Window, edges
 from falconimg.errors import Impossible, Place
 from falconimg.filters import FILTERS, Array, blur_workspace, blurred, resize_workspace, resized, shrinks
 from falconimg.planes import Planes, bgr
-from falconimg.schema import Schema, came, out_of_bounds, places
+from falconimg.schema import Schema, Validator, came, out_of_bounds, places
 
 Effect = Grid | Window | Map | None
 Notice = Callable[[str], None]
@@ -687,13 +686,16 @@ def _named(name: object, table: Mapping[str, type[Operation]], at: str) -> type[
 
 
 @cache
-def _validator(operation: type[Operation]) -> Draft202012Validator:
-    return Draft202012Validator(operation.schema())
+def _rules(operation: type[Operation]) -> tuple[Validator, frozenset[str]]:
+    """What judges an operation's documents, and which of its arguments are whole numbers."""
+    whole = frozenset(key for key, schema in operation.properties.items() if schema["type"] == "integer")
+    return Validator(operation.schema()), whole
 
 
 def _build(operation: type[Operation], document: Mapping[str, Any]) -> Operation:
     """The operation of a document in object form."""
-    errors = list(_validator(operation).iter_errors(document))
+    validator, whole = _rules(operation)
+    errors = list(validator.errors(document))
     if errors:
         found = [place for error in errors for place in places(error)]
         raise StepError(
@@ -701,6 +703,5 @@ def _build(operation: type[Operation], document: Mapping[str, Any]) -> Operation
             bounds=all(out_of_bounds(error) for error in errors),
         )
     # JSON Schema's whole numbers may be written 25.0
-    whole = {key for key, schema in operation.properties.items() if schema["type"] == "integer"}
     arguments: Any = {key: int(value) if key in whole else value for key, value in document.items() if key != "op"}
     return operation(**arguments)

@@ -16,14 +16,12 @@ from functools import cache
 from string import Formatter
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
 from falconimg import formats, operations
 from falconimg._core import Plan, PlanError, Shape
 from falconimg.errors import Forbidden, InvalidRequest, NotJson, Place
 from falconimg.job import Image, Job, Note, Rendition, Step, Template
 from falconimg.operations import COLOUR, StepError, colour
-from falconimg.schema import Schema, came, faults
+from falconimg.schema import Schema, Validator, came, faults
 from falconimg.settings import Settings
 from falconimg.stores import Store
 
@@ -216,10 +214,10 @@ def schemas(settings: Settings) -> dict[str, Schema]:
 
 
 @cache
-def _validator(name: str, settings: Settings) -> Draft202012Validator:
+def _validator(name: str, settings: Settings) -> Validator:
     """The validator of one of `schemas`; steps are left to operations.parse, whose words are better."""
     step = {"type": ["string", "object"]}
-    return Draft202012Validator(
+    return Validator(
         {"components": {"schemas": {**schemas(settings), "Operation": step}}, "$ref": f"#/components/schemas/{name}"}
     )
 

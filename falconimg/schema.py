@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jsonschema_rs
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
@@ -27,10 +28,32 @@ NAMES = {
 }
 
 
-def faults(validator: Draft202012Validator, document: object, limit: int) -> list[Place]:
+class Validator:
+    """A JSON Schema, compiled twice: jsonschema-rs says whether a document is valid, jsonschema what is wrong with it.
+
+    The first takes a hundredth of the second's time. A document that only it refuses is valid all the same.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._quick = jsonschema_rs.Draft202012Validator(schema)
+        self._judge = Draft202012Validator(schema)
+
+    def takes(self, document: object) -> bool:
+        """Whether it is surely valid."""
+        try:
+            return self._quick.is_valid(document)
+        except ValueError:  # a lone surrogate: no text for it
+            return False
+
+    def errors(self, document: object) -> Iterator[ValidationError]:
+        """What is wrong with it."""
+        return iter(()) if self.takes(document) else self._judge.iter_errors(document)
+
+
+def faults(validator: Validator, document: object, limit: int) -> list[Place]:
     """The first `limit` faults of a document, none if it is valid."""
     found: dict[Place, None] = {}  # a wrong value may break two rules of one meaning
-    for error in validator.iter_errors(document):
+    for error in validator.errors(document):
         for place in places(error):
             found[place] = None
             if len(found) == limit:
