@@ -230,7 +230,7 @@ class Pipeline:
             most = self.documents.size // DOCUMENT_COST
             raise BodyTooLarge(f"expected at most {most} bytes for this FALCONIMG_MEMORY, came {size}")
         grant = self.documents.ask(need)
-        if not wait([grant], self.settings.wait_seconds).done:
+        if not (grant.done() or wait([grant], self.settings.wait_seconds).done):
             grant.give_back()
             raise self._busy()
         return grant
