@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 
 import structlog
@@ -10,6 +11,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from falconimg.settings import Settings
 
+BARE = re.compile(r"[!#-&(-<>-\[\]-~]+")  # what needs no quotes: ASCII that is printed, without space " ' = and \
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -39,9 +41,7 @@ def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 def _escaped(value: object) -> str:
-    text = ascii(value)
-    bare = isinstance(value, str) and value and text[1:-1] == value and set(value).isdisjoint(" ='\"")
-    return text[1:-1] if bare else text
+    return value if isinstance(value, str) and BARE.fullmatch(value) else ascii(value)
 
 
 class Bridge(logging.Handler):

@@ -357,9 +357,9 @@ class _Reader:
             self.fault(pointer, f"expected an extension of {known}, came {came(text)}")
             return None
         # a field becomes digits: any stand for it where only the picture knows them
-        self.checked(
-            pointer, self.store.check_output, "".join(part + "1" * bool(field) for part, field in template.parts)
-        )
+        path = "".join(part + "1" * bool(field) for part, field in template.parts)
+        if key := self.checked(pointer, self.store.check_output, path):
+            self.seen(path, key)
         chosen: dict[str, Any] = {} if self.original else {**self.value, **image, **value}
         usual: int = getattr(self.settings, f"{format_.name}_quality", format_.quality or 100)
         red, green, blue, _ = colour(chosen.get("background", "white"))
@@ -408,6 +408,9 @@ class _Reader:
         fields = {field for _, field in rendition.output.parts}
         if fields & {"width", "height"} or any(step.operation.parts == "varying" for step in splits):
             return
+        if not (splits or fields) and most > 0:
+            yield self.key(rendition, rendition.output.parts[0][0])
+            return
         try:
             plan = Plan(
                 CANVAS, [splits], _cut, [rendition.output],
@@ -417,11 +420,19 @@ class _Reader:
         except PlanError:
             return
         for leaf in plan.leaves:
-            directory, slash, name = leaf.path.rpartition("/")
-            if directory + slash not in self.directories:
-                key = self.checked(f"{rendition.pointer}/output", self.store.check_output, leaf.path)
-                self.directories[directory + slash] = key[: len(key) - len(name)]
-            yield self.directories[directory + slash] + name
+            yield self.key(rendition, leaf.path)
+
+    def key(self, rendition: Rendition, path: str) -> str:
+        """The canonical name of a result; each directory is looked at once."""
+        directory, slash, name = path.rpartition("/")
+        if directory + slash not in self.directories:
+            self.seen(path, self.checked(f"{rendition.pointer}/output", self.store.check_output, path))
+        return self.directories[directory + slash] + name
+
+    def seen(self, path: str, key: str) -> None:
+        """Remember the directory's part of an output's canonical name."""
+        directory, slash, name = path.rpartition("/")
+        self.directories[directory + slash] = key[: len(key) - len(name)]
 
 
 def _cut(step: Step, shape: Shape) -> Any:

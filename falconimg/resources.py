@@ -256,12 +256,12 @@ def _outcome(image: Outcome) -> dict[str, Any]:
         "input": image.input,
         "status": image.status,
         "ms": image.ms,
-        "outputs": [{k: v for k, v in asdict(output).items() if v is not None} for output in image.outputs],
+        "outputs": [{k: v for k, v in vars(output).items() if v is not None} for output in image.outputs],
     }
     if image.notes:
         answer["notes"] = [note._asdict() for note in image.notes]
     if image.error:
-        answer["error"] = asdict(image.error)
+        answer["error"] = vars(image.error)
     return answer
 
 

@@ -32,6 +32,17 @@ def test_a_plain_line_escapes_what_could_forge_another(capsys: pytest.CaptureFix
     )
 
 
+def test_only_what_stands_for_itself_is_written_without_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(Settings())
+    for letter in map(chr, range(0x110)):
+        log.logger.info("word", it=f"a{letter}b")
+        (line,) = lines(capsys)
+        bare = "!" <= letter <= "~" and letter not in "='\"\\"
+        assert line.endswith(f" it=a{letter}b" if bare else f" it={f'a{letter}b'!a}")
+    log.logger.info("word", it="")
+    assert lines(capsys)[0].endswith(" it=''")
+
+
 def test_a_json_line_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure(Settings(log="json"))
     log.logger.info("access", path="/\n\u2028", status=200)

@@ -49,7 +49,7 @@ def relative(path: str, *roots: str) -> str:
         parts = rest
     if not {"", "."}.isdisjoint(parts):
         raise _malformed("no component to be empty or '.'", path)
-    if max(len(part.encode()) for part in parts) > MAX_COMPONENT:
+    if size > MAX_COMPONENT and max(len(part.encode()) for part in parts) > MAX_COMPONENT:
         raise _malformed(f"components of at most {MAX_COMPONENT} bytes", path)
     return "/".join(parts) if first else _below(path, parts, roots)
 
