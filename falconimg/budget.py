@@ -37,6 +37,8 @@ class Budget:
         self._lock = threading.Lock()
         self._queue: deque[Grant] = deque()
         self._held: set[Grant] = set()
+        self._nothing = Grant(self, 0)
+        self._nothing.set_result(None)
 
     def ask(self, amount: int) -> Grant:
         """A grant of `amount` (at most `size`) bytes, once all who came earlier have theirs and they are free.
@@ -45,32 +47,34 @@ class Budget:
         """
         if amount > self.size:
             raise ValueError(f"{amount} bytes of a budget of {self.size}")
+        if not amount:
+            return self._nothing
         grant = Grant(self, amount)
         with self._lock:
-            if amount:
-                self._queue.append(grant)
-                self._serve()
-            else:
-                grant.set_result(None)
+            self._queue.append(grant)
+            self._serve()
         return grant
 
     def give_up(self, grant: Grant) -> None:
         """See Grant."""
         with self._lock:
-            if not grant.done():
-                grant.cancel()
-                self._queue.remove(grant)
-                grant.set_running_or_notify_cancel()  # it is this that wakes who waits for the future
-                self._serve()
+            self._give_up(grant)
 
     def give_back(self, grant: Grant) -> None:
         """See Grant."""
-        self.give_up(grant)
         with self._lock:
+            self._give_up(grant)
             if grant in self._held:
                 self._held.remove(grant)
                 self.free += grant.amount
                 self._serve()
+
+    def _give_up(self, grant: Grant) -> None:
+        if not grant.done():
+            grant.cancel()
+            self._queue.remove(grant)
+            grant.set_running_or_notify_cancel()  # it is this that wakes who waits for the future
+            self._serve()
 
     def _serve(self) -> None:
         while self._queue and self._queue[0].amount <= self.free:

@@ -36,11 +36,12 @@ class Logger(GunicornLogger):
         super().setup(cfg)
         log.configure(settings)
         self.error_log.handlers = [log.Bridge()]
+        self.line = log.logger.bind()
 
     def access(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: datetime.timedelta) -> None:
         """One line for each answer."""
         headers = {name.lower(): value for name, value in resp.headers}
-        log.logger.info(
+        self.line.info(
             "access",
             request_id=headers.get("x-request-id", ""),
             client=environ.get("REMOTE_ADDR", ""),

@@ -328,25 +328,27 @@ class _Reader:
         if "operations" in value and not self.original:
             steps, notes = self.steps(value, at)
         key = self.checked(f"{at}/input", self.store.check_input, value["input"])
-        name = self.store.below_root(value["input"]) if key else ""
         renditions = []
         if self.original or "output" in value:
-            renditions.append(self.rendition(value, {}, at, name, steps))
+            renditions.append(self.rendition(value, {}, at, key, steps))
         else:
             for number, branch in enumerate(value["renditions"]):
                 pointer = f"{at}/renditions/{number}"
                 own, said = self.steps(branch, pointer)
                 notes += said
-                renditions.append(self.rendition(branch, value, pointer, name, steps + own))
+                renditions.append(self.rendition(branch, value, pointer, key, steps + own))
         sha256 = "" if self.original else value.get("sha256", "").lower()
         return Image(index, value["input"], key, tuple(r for r in renditions if r), at, notes, sha256)
 
     def rendition(
-        self, value: dict[str, Any], image: dict[str, Any], at: str, input_: str, steps: tuple[Step, ...]
+        self, value: dict[str, Any], image: dict[str, Any], at: str, key: str, steps: tuple[Step, ...]
     ) -> Rendition | None:
         pointer, text = f"{at}/output", value["output"]
         try:
-            template = Template(((text, ""),), False) if self.original else _template(text, input_)
+            if self.original or {"{", "}"}.isdisjoint(text):
+                template = Template(((text, ""),), False)
+            else:
+                template = _template(text, self.store.below_root(key) if key else "")
         except ValueError as error:
             self.fault(pointer, str(error))
             return None

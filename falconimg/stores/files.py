@@ -19,15 +19,17 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from falconimg import errors
 from falconimg.job import IfExists
 from falconimg.stores import File
 from falconimg.stores.paths import canonical, in_turn, outside, relative, shown
+
+Looked = TypeVar("Looked")
 
 FOREIGN_SECONDS = 24 * 3600
 """The age from which a temporary of another host is a stray."""
@@ -194,24 +196,18 @@ class Files:
 
     def size(self, path: str, limit: int) -> int:
         """See Store."""
-        with self._found(path) as (parent, name):
-            return _regular_size(os.stat(name, dir_fd=parent, follow_symlinks=False), path, limit)
+        return self._at(path, lambda parent, name: _size_of(parent, name, path, limit))
 
     def read(self, path: str, limit: int) -> bytes:
         """See Store."""
-        with self._found(path) as (parent, name):
-            # before it is opened, since opening a device can do things
-            _regular_size(os.stat(name, dir_fd=parent, follow_symlinks=False), path, limit)
-            with _closing(os.open(name, _READ, dir_fd=parent)) as handle:
-                return _read(handle, path, limit)
+        return self._at(path, lambda parent, name: _read(parent, name, path, limit))
 
-    @contextmanager
-    def _found(self, path: str) -> Iterator[tuple[int, bytes]]:
-        """An input's directory and its name there; the system's errors within become ours."""
+    def _at(self, path: str, look: Callable[[int, bytes], Looked]) -> Looked:
+        """What `look` finds in an input's directory at its name; the system's errors within become ours."""
         folder, name = _split(in_turn(path, *self._input.names, malformed=errors.Unreadable))
         try:
             with _closing(self._descend(self._input.handle, folder)) as parent:
-                yield parent, name
+                return look(parent, name)
         except (FileNotFoundError, NotADirectoryError):
             raise errors.Missing(f"{shown(path)}: there is no such file") from None
         except OSError as error:
@@ -402,14 +398,20 @@ def _bounded(size: int, path: str, limit: int) -> int:
     return size
 
 
-def _read(handle: int, path: str, limit: int) -> bytes:
-    size = _regular_size(os.fstat(handle), path, limit)
-    data = os.read(handle, size + 1)
-    if len(data) != size:  # it changed meanwhile, or is more than the system gives at once
-        data = b""
-        with open(handle, "rb", closefd=False) as file:
-            file.seek(0)
-            data = file.read(limit + 1)
+def _size_of(folder: int, name: bytes, path: str, limit: int) -> int:
+    return _regular_size(os.stat(name, dir_fd=folder, follow_symlinks=False), path, limit)
+
+
+def _read(folder: int, name: bytes, path: str, limit: int) -> bytes:
+    _size_of(folder, name, path, limit)  # before it is opened, since opening a device can do things
+    with _closing(os.open(name, _READ, dir_fd=folder)) as handle:
+        size = _regular_size(os.fstat(handle), path, limit)
+        data = os.read(handle, size + 1)
+        if len(data) != size:  # it changed meanwhile, or is more than the system gives at once
+            data = b""
+            with open(handle, "rb", closefd=False) as file:
+                file.seek(0)
+                data = file.read(limit + 1)
     _bounded(len(data), path, limit)
     return data
 
