@@ -407,7 +407,7 @@ class _Reader:
     def names(self, rendition: Rendition, most: int) -> Iterator[str]:
         """The canonical names of a rendition's results, none if a picture is needed to know them."""
         splits = [step for step in rendition.steps if step.operation.parts != "one"]
-        fields = {field for _, field in rendition.output.parts}
+        fields = {field for _, field in rendition.output.parts if field}
         if fields & {"width", "height"} or any(step.operation.parts == "varying" for step in splits):
             return
         if not (splits or fields) and most > 0:

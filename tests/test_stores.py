@@ -640,6 +640,16 @@ def test_a_file_that_grows_is_read_to_the_limit(
             disk.read("a", LIMIT)
 
 
+def test_a_file_of_which_the_system_gives_a_part_at_once_is_read_whole(
+    disk: Files, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(250)) * 3
+    (root / "a").write_bytes(data)
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda handle, size: real(handle, min(size, 100)))
+    assert disk.read("a", LIMIT) == data
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENXIO])
 def test_a_file_that_cannot_be_opened_is_unreadable(
     disk: Files, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
