@@ -24,7 +24,7 @@ cdef extern from "jpeg.h" nogil:
     ctypedef struct jpeg_dc:
         jpeg_codes codes
     ctypedef struct jpeg_component:
-        int across, down, scale, width, height
+        int across, down, scale, side, width, height
         uint8_t *plane
         const jpeg_ac *ac
         const jpeg_dc *dc
@@ -35,7 +35,7 @@ cdef extern from "jpeg.h" nogil:
         const uint8_t *end
         int fast, components, across, down, interval
         jpeg_component component[3]
-    const uint8_t jpeg_zigzag[96]
+    const uint8_t jpeg_places[96]
 
     int jpeg_derive(jpeg_codes *codes, const uint8_t *counts, const uint8_t *symbols, int total)
     void jpeg_ac_values(jpeg_ac *table, int fast, int pairs)
@@ -56,12 +56,19 @@ cdef dict FAULTS = {
     JPEG_MARKER: "a restart marker is not where it should be",
 }
 
+# A.3.6: row * 8 + column.
+cdef int[64] zigzag
 # means[scale][u][i]: A.3.3's C(u)/2 cos((2x + 1)u pi / 16), its mean over sample i's part of a block's side.
 cdef double[5][8][4] means
 
 
-cdef void fill_means() noexcept:
-    cdef int scale, u, i, x
+cdef void fill() noexcept:
+    cdef int scale, u, i, x, k = 0, diagonal, row
+    for diagonal in range(15):
+        for i in range(max(0, diagonal - 7), min(diagonal, 7) + 1):
+            row = i if diagonal & 1 else diagonal - i
+            zigzag[k] = row * 8 + diagonal - row
+            k += 1
     for scale in (2, 4):
         for u in range(8):
             for i in range(8 // scale):
@@ -71,7 +78,7 @@ cdef void fill_means() noexcept:
                         sqrt(0.125) if u == 0 else 0.5 * cos((2 * x + 1) * u * M_PI / 16)) / scale
 
 
-fill_means()
+fill()
 
 
 class DamagedError(Exception):
@@ -292,8 +299,8 @@ cdef class _Decoder:
         cdef int side = 8 // scale
         cdef int k, y, x, place
         for k in range(64):
-            place = jpeg_zigzag[k]
-            target.quant[place] = quant[k]
+            target.quant[jpeg_places[k]] = quant[k]
+            place = zigzag[k]
             if scale in (2, 4):
                 for y in range(side):
                     for x in range(side):
@@ -311,6 +318,7 @@ cdef class _Decoder:
         for i in range(self.components):
             target = &scan.component[i]
             target.scale = chroma if i else luma
+            target.side = 8 // target.scale
             target.width = rounded_up(rounded_up(self.width * target.across, across), target.scale)
             target.height = rounded_up(rounded_up(self.height * target.down, down), target.scale)
             result.append(np.empty((target.height, target.width), np.uint8))
@@ -319,7 +327,7 @@ cdef class _Decoder:
         scan.components, scan.interval = self.components, self.interval
         scan.across, scan.down = rounded_up(self.width, 8 * across), rounded_up(self.height, 8 * down)
         scan.next, scan.end = self.bytes + place, self.bytes + self.size
-        scan.fast = 12 if long_scan else 9
+        import os; scan.fast = int(os.environ.get('FAST','12')) if long_scan else 9
         with nogil:
             for i in range(self.components):
                 target = &scan.component[i]

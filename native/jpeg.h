@@ -13,8 +13,8 @@ of Loeffler, Ligtenberg and Moschytz (ICASSP 1989, figure 1) with 13 bits of fra
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
 #endif
 
 #define JPEG_INLINE static inline __attribute__((always_inline))
@@ -58,13 +58,13 @@ enum { JPEG_ENDS_HERE = 64, JPEG_SLOW = 128 };
 
 typedef struct {
     int across, down;      /* blocks in an MCU */
-    int scale;             /* 1, 2, 4 or 8 */
+    int scale, side;       /* 1, 2, 4 or 8, and 8 divided by that */
     int width, height;     /* of the plane, in samples */
     uint8_t *plane;        /* width * height samples */
     const jpeg_ac *ac;
     const jpeg_dc *dc;
     int32_t predictor;
-    uint16_t quant[64];                /* row by row */
+    uint16_t quant[64];                /* at jpeg_places */
     float weights[JPEG_INDEX * 16];    /* what coefficient k adds to each of the block's samples, for scales 2 and 4 */
 } jpeg_component;
 
@@ -82,11 +82,14 @@ typedef struct {
     uint8_t buffer[JPEG_CHUNK + JPEG_MARGIN + 64];
 } jpeg_scan;
 
-/* A.3.6, as places in rows of 8; what leads beyond the block goes to a place that nobody reads. */
-static const uint8_t jpeg_zigzag[JPEG_INDEX] = {
-    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
-    64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64};
+/* Where coefficient k of the zigzag (A.3.6) is kept, so that vectors find two rows side by side: of rows 0 and 4 their
+   first columns, their second ones and so on, then rows 2 and 6, 1 and 7, 5 and 3. What leads beyond the block goes to a
+   place that nobody reads. */
+static const uint8_t jpeg_places[JPEG_INDEX] = {
+    0, 2, 32, 16, 34, 4, 6, 36, 18, 49, 1, 51, 20, 38, 8, 10, 40, 22, 53, 3, 48, 17, 50, 5,
+    55, 24, 42, 12, 14, 44, 26, 57, 7, 52, 19, 33, 35, 21, 54, 9, 59, 28, 46, 30, 61, 11, 56, 23,
+    37, 39, 25, 58, 13, 63, 15, 60, 27, 41, 43, 29, 62, 31, 45, 47, 64, 64, 64, 64, 64, 64, 64, 64,
+    64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64};
 
 /* ---- tables ---- */
 
@@ -298,15 +301,31 @@ static JPEG_RARE int jpeg_restart(jpeg_scan *s) {
 typedef float jpeg_float16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef float jpeg_float4 __attribute__((vector_size(16), aligned(4), may_alias));
 
+/* Where a block's samples go; of them only so many are in the plane, which may be none. */
 typedef struct {
-    int16_t coefficients[65]; /* for scale 1, row by row, and a place that nobody reads */
-    jpeg_float16 sum;         /* for scale 2: the samples */
-    jpeg_float4 few;          /* for scale 4 */
+    uint8_t *out;
+    ptrdiff_t stride;
+    int wide, high;
+} jpeg_place;
+
+typedef struct {
+    int16_t coefficients[72]; /* at jpeg_places; zeros but while there is `quant` */
+    const uint16_t *quant;
+    jpeg_place place;
+} jpeg_coefficients;
+
+typedef struct {
+    /* For scale 1. A block is transformed when the next one has been read: vectors would have to wait for numbers
+       written one by one just before. */
+    jpeg_coefficients two[2];
+    int turn;
+    jpeg_float16 sum; /* for scale 2: the samples */
+    jpeg_float4 few;  /* for scale 4 */
 } jpeg_work;
 
-JPEG_INLINE void jpeg_put(const jpeg_component *c, jpeg_work *w, int scale, int index, int value) {
+JPEG_INLINE void jpeg_put(const jpeg_component *c, jpeg_work *w, int16_t *to, int scale, int index, int value) {
     if (scale == 1)
-        w->coefficients[jpeg_zigzag[index]] = (int16_t)value;
+        to[jpeg_places[index]] = (int16_t)value;
     else if (scale == 2)
         w->sum += (float)value * *(const jpeg_float16 *)(c->weights + 16 * index);
     else if (scale == 4)
@@ -333,7 +352,7 @@ JPEG_INLINE int jpeg_read_dc(jpeg_bits *b, const jpeg_dc *dc, int *difference) {
 }
 
 /* The AC coefficients, F.2.2.2. The index of the last one, or what is wrong. */
-JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jpeg_work *w, int scale) {
+JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jpeg_work *w, int16_t *put, int scale) {
     const jpeg_ac *ac = c->ac;
     int k = 0;
     for (;;) {
@@ -347,8 +366,8 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jp
             if (to > 62)
                 goto leave;
             if (scale < 8) {
-                jpeg_put(c, w, scale, k + (int)(entry >> 24 & 255), (int16_t)(entry >> 48));
-                jpeg_put(c, w, scale, k + (int)(entry >> 16 & 255), (int16_t)(entry >> 32));
+                jpeg_put(c, w, put, scale, k + (int)(entry >> 24 & 255), (int16_t)(entry >> 48));
+                jpeg_put(c, w, put, scale, k + (int)(entry >> 16 & 255), (int16_t)(entry >> 32));
             }
             b->bits <<= entry & 63;
             b->count -= (int)(entry & 63);
@@ -358,7 +377,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jp
     leave:
         if (entry & JPEG_ENDS_HERE && to - 64 <= 62) {
             if (scale < 8)
-                jpeg_put(c, w, scale, k + (int)(entry >> 16 & 255), (int16_t)(entry >> 32));
+                jpeg_put(c, w, put, scale, k + (int)(entry >> 16 & 255), (int16_t)(entry >> 32));
             jpeg_drop(b, (int)(entry & 63));
             return to - 64;
         }
@@ -378,7 +397,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jp
         if (k > 63)
             return JPEG_BEYOND;
         if (size) {
-            jpeg_put(c, w, scale, k, jpeg_value(b->bits, size));
+            jpeg_put(c, w, put, scale, k, jpeg_value(b->bits, size));
             jpeg_drop(b, size);
         }
         if (k == 63)
@@ -416,40 +435,26 @@ typedef uint32_t jpeg_uint8 __attribute__((vector_size(32)));
     } while (0)
 #endif
 
-/* Eight transforms of eight side by side: lane i of in[0..7] to lane i of out[0..7]; from the fifth on they are 0 if few. */
-JPEG_INLINE void jpeg_transform(const jpeg_ushort8 *in, jpeg_short8 *out, int shift, int few) {
+/* Eight transforms of eight side by side: lane i of in[0..7] to lane i of out[0..7]. */
+JPEG_INLINE void jpeg_transform(const jpeg_ushort8 *in, jpeg_short8 *out, int shift) {
     const uint32_t rounding = 1u << (shift - 1);
     jpeg_uint8 even0, even1, even2, even3, odd0, odd1, odd2, odd3;
     jpeg_uint8 c2 = JPEG_WIDE(in[2]), c1 = JPEG_WIDE(in[1]), c3 = JPEG_WIDE(in[3]);
-    if (few) {
-        jpeg_uint8 sum = (JPEG_WIDE(in[0]) << 13) + rounding, z5 = (c1 + c3) * 9633u;
-        jpeg_uint8 low = c2 * 4433u, high = c2 * 10703u;
-        even0 = sum + high;
-        even3 = sum - high;
-        even1 = sum + low;
-        even2 = sum - low;
-        jpeg_uint8 z3 = z5 - c3 * 16069u, z4 = z5 - c1 * 3196u;
-        odd0 = z3 - c1 * 7373u;
-        odd1 = z4 - c3 * 20995u;
-        odd2 = z3 + c3 * (25172u - 20995u);
-        odd3 = z4 + c1 * (12299u - 7373u);
-    } else {
-        jpeg_uint8 c6 = JPEG_WIDE(in[6]), c5 = JPEG_WIDE(in[5]), c7 = JPEG_WIDE(in[7]);
-        jpeg_uint8 sum = (JPEG_WIDE(in[0] + in[4]) << 13) + rounding, difference = (JPEG_WIDE(in[0] - in[4]) << 13) + rounding;
-        jpeg_uint8 z = (c2 + c6) * 4433u, low = z - c6 * 15137u, high = z + c2 * 6270u;
-        even0 = sum + high;
-        even3 = sum - high;
-        even1 = difference + low;
-        even2 = difference - low;
-        jpeg_uint8 z1 = (c7 + c1) * 7373u, z2 = (c5 + c3) * 20995u;
-        jpeg_uint8 z3 = JPEG_WIDE(in[7] + in[3]), z4 = JPEG_WIDE(in[5] + in[1]), z5 = (z3 + z4) * 9633u;
-        z3 = z5 - z3 * 16069u;
-        z4 = z5 - z4 * 3196u;
-        odd0 = c7 * 2446u - z1 + z3;
-        odd1 = c5 * 16819u - z2 + z4;
-        odd2 = c3 * 25172u - z2 + z3;
-        odd3 = c1 * 12299u - z1 + z4;
-    }
+    jpeg_uint8 c6 = JPEG_WIDE(in[6]), c5 = JPEG_WIDE(in[5]), c7 = JPEG_WIDE(in[7]);
+    jpeg_uint8 sum = (JPEG_WIDE(in[0] + in[4]) << 13) + rounding, difference = (JPEG_WIDE(in[0] - in[4]) << 13) + rounding;
+    jpeg_uint8 z = (c2 + c6) * 4433u, low = z - c6 * 15137u, high = z + c2 * 6270u;
+    even0 = sum + high;
+    even3 = sum - high;
+    even1 = difference + low;
+    even2 = difference - low;
+    jpeg_uint8 z1 = (c7 + c1) * 7373u, z2 = (c5 + c3) * 20995u;
+    jpeg_uint8 z3 = JPEG_WIDE(in[7] + in[3]), z4 = JPEG_WIDE(in[5] + in[1]), z5 = (z3 + z4) * 9633u;
+    z3 = z5 - z3 * 16069u;
+    z4 = z5 - z4 * 3196u;
+    odd0 = c7 * 2446u - z1 + z3;
+    odd1 = c5 * 16819u - z2 + z4;
+    odd2 = c3 * 25172u - z2 + z3;
+    odd3 = c1 * 12299u - z1 + z4;
     JPEG_NARROW(out[0], even0 + odd3, shift);
     JPEG_NARROW(out[7], even0 - odd3, shift);
     JPEG_NARROW(out[1], even1 + odd2, shift);
@@ -464,6 +469,9 @@ JPEG_INLINE void jpeg_transform(const jpeg_ushort8 *in, jpeg_short8 *out, int sh
 #define JPEG_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 
 /* Each round interleaves row i with row i + 4; three of them turn rows into columns. */
+#define JPEG_EVEN(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define JPEG_ODD(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+
 JPEG_INLINE void jpeg_transpose(jpeg_short8 *v) {
     for (int round = 0; round < 3; round++) {
         jpeg_short8 t[8];
@@ -475,48 +483,144 @@ JPEG_INLINE void jpeg_transpose(jpeg_short8 *v) {
     }
 }
 
-JPEG_INLINE void jpeg_inverse(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride, int few) {
+static void jpeg_inverse(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+    static const uint8_t rows[8] = {0, 4, 2, 6, 1, 7, 5, 3};
     jpeg_ushort8 in[8], ac = {0};
     jpeg_short8 v[8];
-    const int rows = few ? 4 : 8;
-    for (int i = 0; i < rows; i++) {
-        jpeg_ushort8 row, factors;
-        memcpy(&row, coefficients + 8 * i, 16);
-        memcpy(&factors, quant + 8 * i, 16);
-        if (i)
-            ac |= row;
-        in[i] = row * factors;
+    for (int i = 0; i < 8; i += 2) {
+        jpeg_ushort8 both[2], factors[2];
+        memcpy(both, coefficients + 8 * i, 32);
+        memcpy(factors, quant + 8 * i, 32);
+        ac |= i ? both[0] | both[1] : JPEG_ODD(both[0], both[1]);
+        both[0] *= factors[0];
+        both[1] *= factors[1];
+        in[rows[i]] = JPEG_EVEN(both[0], both[1]);
+        in[rows[i + 1]] = JPEG_ODD(both[0], both[1]);
     }
     uint64_t any[2];
     memcpy(any, &ac, 16);
     if (any[0] | any[1])
-        jpeg_transform(in, v, 11, few);
+        jpeg_transform(in, v, 11);
     else
         for (int i = 0; i < 8; i++)
             v[i] = (jpeg_short8)(in[0] << 2);
     jpeg_transpose(v);
-    jpeg_transform((const jpeg_ushort8 *)v, v, 18, few);
+    jpeg_transform((const jpeg_ushort8 *)v, v, 18);
     jpeg_transpose(v);
-    for (int i = 0; i < 8; i++) {
-        uint8_t row[8];
-#if defined(__SSE2__)
-        __m128i packed = _mm_xor_si128(_mm_packs_epi16((__m128i)v[i], (__m128i)v[i]), _mm_set1_epi8((char)0x80));
-        _mm_storel_epi64((__m128i *)row, packed);
-#else
+    for (int i = 0; i < 8; i++)
         for (int j = 0; j < 8; j++)
-            row[j] = jpeg_clamp(v[i][j] + 128);
-#endif
-        memcpy(out + i * stride, row, 8);
+            out[i * stride + j] = jpeg_clamp(v[i][j] + 128);
+}
+
+typedef void (*jpeg_inverter)(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride);
+
+#if defined(__x86_64__)
+#define JPEG_NEW __attribute__((target("avx2,bmi,bmi2")))
+
+JPEG_NEW JPEG_INLINE __m256i jpeg_rotate(__m256i both, int first, int second) {
+    return _mm256_madd_epi16(both, _mm256_set1_epi32((int)((uint32_t)first & 0xFFFF) | (int)((uint32_t)second << 16)));
+}
+
+/* As jpeg_transform, of pairs of rows as jpeg_places has them; out[i] are 32 bits yet to be saturated. */
+JPEG_NEW JPEG_INLINE void jpeg_transform_new(const __m256i *in, __m256i *out, int shift) {
+    const __m256i rounding = _mm256_set1_epi32(1 << (shift - 1));
+    __m256i sum = _mm256_srai_epi32(_mm256_slli_epi32(jpeg_rotate(in[0], 1, 1), 16), 3);
+    __m256i difference = _mm256_srai_epi32(_mm256_slli_epi32(jpeg_rotate(in[0], 1, -1), 16), 3);
+    sum = _mm256_add_epi32(sum, rounding);
+    difference = _mm256_add_epi32(difference, rounding);
+    __m256i low = jpeg_rotate(in[1], 4433, 4433 - 15137), high = jpeg_rotate(in[1], 4433 + 6270, 4433);
+    __m256i even0 = _mm256_add_epi32(sum, high), even3 = _mm256_sub_epi32(sum, high);
+    __m256i even1 = _mm256_add_epi32(difference, low), even2 = _mm256_sub_epi32(difference, low);
+    __m256i both = _mm256_add_epi16(in[2], in[3]); /* z4 and z3 */
+    __m256i z3 = jpeg_rotate(both, 9633, 9633 - 16069), z4 = jpeg_rotate(both, 9633 - 3196, 9633);
+    __m256i odd0 = _mm256_add_epi32(jpeg_rotate(in[2], -7373, 2446 - 7373), z3);
+    __m256i odd1 = _mm256_add_epi32(jpeg_rotate(in[3], 16819 - 20995, -20995), z4);
+    __m256i odd2 = _mm256_add_epi32(jpeg_rotate(in[3], -20995, 25172 - 20995), z3);
+    __m256i odd3 = _mm256_add_epi32(jpeg_rotate(in[2], 12299 - 7373, -7373), z4);
+    out[0] = _mm256_srai_epi32(_mm256_add_epi32(even0, odd3), shift);
+    out[7] = _mm256_srai_epi32(_mm256_sub_epi32(even0, odd3), shift);
+    out[1] = _mm256_srai_epi32(_mm256_add_epi32(even1, odd2), shift);
+    out[6] = _mm256_srai_epi32(_mm256_sub_epi32(even1, odd2), shift);
+    out[2] = _mm256_srai_epi32(_mm256_add_epi32(even2, odd1), shift);
+    out[5] = _mm256_srai_epi32(_mm256_sub_epi32(even2, odd1), shift);
+    out[3] = _mm256_srai_epi32(_mm256_add_epi32(even3, odd0), shift);
+    out[4] = _mm256_srai_epi32(_mm256_sub_epi32(even3, odd0), shift);
+}
+
+JPEG_NEW static void jpeg_inverse_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+    const __m256i columns = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 14, 15, 10, 11, 6, 7));
+    const __m256i square = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m256i in[4], v[8], t[4], ac = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        in[i] = _mm256_loadu_si256((const __m256i *)(coefficients + 16 * i));
+        ac = _mm256_or_si256(ac, i ? in[i] : _mm256_srli_epi32(in[i], 16));
+        in[i] = _mm256_mullo_epi16(in[i], _mm256_loadu_si256((const __m256i *)(quant + 16 * i)));
+    }
+    if (!_mm256_testz_si256(ac, ac))
+        jpeg_transform_new(in, v, 11);
+    else
+        for (int i = 0; i < 8; i++)
+            v[i] = _mm256_srai_epi32(_mm256_slli_epi32(in[0], 18), 16);
+    for (int i = 0; i < 4; i++) /* rows i and i + 4, their columns as the rows were */
+        v[i] = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi32(v[i], v[i + 4]), 0xD8), columns);
+    for (int i = 0; i < 2; i++) {
+        t[i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+        t[i + 2] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        in[2 * i] = _mm256_unpacklo_epi64(t[2 * i], t[2 * i + 1]);
+        in[2 * i + 1] = _mm256_unpackhi_epi64(t[2 * i], t[2 * i + 1]);
+    }
+    jpeg_transform_new(in, v, 18);
+    for (int i = 0; i < 2; i++)
+        t[i] = _mm256_shuffle_epi8(
+            _mm256_packs_epi16(_mm256_packs_epi32(v[4 * i], v[4 * i + 1]), _mm256_packs_epi32(v[4 * i + 2], v[4 * i + 3])), square);
+    for (int i = 0; i < 2; i++) { /* rows 0, 1, 4, 5; rows 2, 3, 6, 7 */
+        __m256i rows = i ? _mm256_unpackhi_epi32(t[0], t[1]) : _mm256_unpacklo_epi32(t[0], t[1]);
+        rows = _mm256_xor_si256(rows, _mm256_set1_epi8((char)0x80));
+        for (int half = 0; half < 2; half++) {
+            __m128i two = half ? _mm256_extracti128_si256(rows, 1) : _mm256_castsi256_si128(rows);
+            uint8_t *line = out + (4 * half + 2 * i) * stride;
+            _mm_storel_epi64((__m128i *)line, two);
+            _mm_storel_epi64((__m128i *)(line + stride), _mm_unpackhi_epi64(two, two));
+        }
     }
 }
+#endif
 
-JPEG_INLINE void jpeg_fill(uint8_t *out, ptrdiff_t stride, int value) {
-    for (int i = 0; i < 8; i++)
-        memset(out + i * stride, value, 8);
+/* Not memset, which some compilers make slow for so few bytes. */
+JPEG_INLINE void jpeg_clear(int16_t *coefficients) {
+    const jpeg_short8 zero = {0};
+    for (int i = 0; i < 64; i += 8)
+        memcpy(coefficients + i, &zero, 16);
 }
 
-/* One block from bits to samples at `out`; a status. */
-JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work *w, int scale, uint8_t *out, ptrdiff_t stride) {
+/* The samples that are in the plane, from a block with rows of 8. */
+JPEG_INLINE void jpeg_crop(const jpeg_place *place, const uint8_t *block, int side) {
+    for (int y = 0; y < side && y < place->high; y++)
+        for (int x = 0; x < side && x < place->wide; x++)
+            place->out[y * place->stride + x] = block[8 * y + x];
+}
+
+JPEG_INLINE void jpeg_finish(jpeg_coefficients *block, jpeg_inverter inverse) {
+    uint8_t edge[64];
+    if (!block->quant)
+        return;
+    const int whole = block->place.wide >= 8 && block->place.high >= 8;
+    uint8_t *out = whole ? block->place.out : edge;
+    ptrdiff_t stride = whole ? block->place.stride : 8;
+    inverse(block->coefficients, block->quant, out, stride);
+    if (!whole)
+        jpeg_crop(&block->place, edge, 8);
+    jpeg_clear(block->coefficients);
+    block->quant = NULL;
+}
+
+/* One block from bits to samples; a status. */
+JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work *w, int scale, jpeg_place place, jpeg_inverter inverse) {
+    jpeg_coefficients *now = &w->two[w->turn];
+    const int side = 8 / scale;
+    uint8_t edge[64];
     int difference;
     int last = jpeg_read_dc(b, c->dc, &difference);
     if (last)
@@ -528,34 +632,31 @@ JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work 
         w->sum = (float)dc * *(const jpeg_float16 *)c->weights + 128.5f;
     else if (scale == 4)
         w->few = (float)dc * *(const jpeg_float4 *)c->weights + 128.5f;
-    last = jpeg_read_ac(b, c, fast, w, scale);
+    last = jpeg_read_ac(b, c, fast, w, now->coefficients, scale);
     if (last < 0)
         return last;
-    if (!out) {
-        if (scale == 1 && last)
-            memset(w->coefficients, 0, 128);
-    } else if (scale == 1) {
-        if (last) {
-            w->coefficients[0] = (int16_t)dc;
-            if (last < 10) /* all within four rows and columns */
-                jpeg_inverse(w->coefficients, c->quant, out, stride, 1);
-            else
-                jpeg_inverse(w->coefficients, c->quant, out, stride, 0);
-            memset(w->coefficients, 0, 128);
-        } else {
-            int flat = (int16_t)((uint32_t)dc * c->quant[0] << 2);
-            jpeg_fill(out, stride, jpeg_clamp(((flat + 16) >> 5) + 128));
-        }
+    if (scale == 1 && last) {
+        now->coefficients[0] = (int16_t)dc;
+        now->quant = c->quant;
+        now->place = place;
+        w->turn ^= 1;
+        jpeg_finish(&w->two[w->turn], inverse);
+        return JPEG_DONE;
+    }
+    const int whole = place.wide >= side && place.high >= side;
+    uint8_t *out = whole ? place.out : edge;
+    ptrdiff_t stride = whole ? place.stride : 8;
+    if (scale == 1) {
+        int flat = (int16_t)((uint32_t)dc * c->quant[0] << 2);
+        flat = jpeg_clamp(((flat + 16) >> 5) + 128);
+        for (int i = 0; i < 8; i++)
+            memset(out + i * stride, flat, 8);
     } else if (scale == 8) {
         int64_t sum = (int64_t)dc * c->quant[0] + 4;
         out[0] = (uint8_t)(sum < -1024 ? 0 : sum > 1023 ? 255 : (sum >> 3) + 128);
     } else {
         float samples[16];
-        const int side = 8 / scale;
-        if (scale == 2)
-            memcpy(samples, &w->sum, sizeof w->sum);
-        else
-            memcpy(samples, &w->few, sizeof w->few);
+        memcpy(samples, scale == 2 ? (const void *)&w->sum : (const void *)&w->few, sizeof(float) * (size_t)(side * side));
         for (int y = 0; y < side; y++)
             for (int x = 0; x < side; x++) {
                 float sample = samples[y * side + x];
@@ -564,14 +665,17 @@ JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work 
                 out[y * stride + x] = (uint8_t)(int)sample;
             }
     }
+    if (!whole)
+        jpeg_crop(&place, edge, side);
     return JPEG_DONE;
 }
 
 /* All MCUs, A.2.3, to the planes; `next` is left at the marker that follows. */
-JPEG_INLINE int jpeg_run_any(jpeg_scan *s) {
+JPEG_INLINE int jpeg_run_any(jpeg_scan *s, jpeg_inverter inverse) {
     jpeg_work work;
     jpeg_bits b;
-    int left = s->interval, fast = s->fast;
+    int left = s->interval, status = JPEG_DONE;
+    const int fast = s->fast;
     memset(&work, 0, sizeof work);
     jpeg_open(s);
     b.bits = s->bits, b.at = s->at, b.count = s->count;
@@ -580,59 +684,48 @@ JPEG_INLINE int jpeg_run_any(jpeg_scan *s) {
         for (int column = 0; column < s->across; column++) {
             if (s->interval && left-- == 0) {
                 s->bits = b.bits, s->at = b.at, s->count = b.count;
-                int status = jpeg_restart(s);
-                if (status)
+                if ((status = jpeg_restart(s)))
                     return status;
                 b.bits = s->bits, b.at = s->at, b.count = s->count;
                 left = s->interval - 1;
             }
             if (b.at >= s->limit) {
                 s->bits = b.bits, s->at = b.at, s->count = b.count;
-                int status = jpeg_more(s);
-                if (status)
+                if ((status = jpeg_more(s)))
                     return status;
                 b.at = s->at;
             }
-            for (jpeg_component *c = s->component; c < s->component + s->components; c++) {
-                const int side = 8 / c->scale;
-                for (int i = 0; i < c->across * c->down; i++) {
-                    int x = (column * c->across + i % c->across) * side, y = (row * c->down + i / c->across) * side;
-                    int wide = c->width - x, high = c->height - y, status;
-                    uint8_t edge[64], *out = NULL;
-                    ptrdiff_t stride = c->width;
-                    int whole = wide >= side && high >= side;
-                    if (whole)
-                        out = c->plane + (ptrdiff_t)y * stride + x;
-                    else if (wide > 0 && high > 0) {
-                        out = edge;
-                        stride = 8;
+            for (jpeg_component *c = s->component; c < s->component + s->components; c++)
+                for (int down = 0; down < c->down; down++)
+                    for (int across = 0; across < c->across; across++) {
+                        const int side = c->side;
+                        const int x = (column * c->across + across) * side, y = (row * c->down + down) * side;
+                        const jpeg_place place = {
+                            c->plane + (x < c->width && y < c->height ? (ptrdiff_t)y * c->width + x : 0),
+                            c->width, c->width - x, c->height - y};
+                        switch (c->scale) {
+                        case 1: status = jpeg_block(&b, c, fast, &work, 1, place, inverse); break;
+                        case 2: status = jpeg_block(&b, c, fast, &work, 2, place, inverse); break;
+                        case 4: status = jpeg_block(&b, c, fast, &work, 4, place, inverse); break;
+                        default: status = jpeg_block(&b, c, fast, &work, 8, place, inverse);
+                        }
+                        if (status)
+                            return status;
                     }
-                    switch (c->scale) {
-                    case 1: status = jpeg_block(&b, c, fast, &work, 1, out, stride); break;
-                    case 2: status = jpeg_block(&b, c, fast, &work, 2, out, stride); break;
-                    case 4: status = jpeg_block(&b, c, fast, &work, 4, out, stride); break;
-                    default: status = jpeg_block(&b, c, fast, &work, 8, out, stride);
-                    }
-                    if (status)
-                        return status;
-                    if (out && !whole)
-                        for (int line = 0; line < side && line < high; line++)
-                            memcpy(c->plane + (ptrdiff_t)(y + line) * c->width + x, edge + 8 * line, (size_t)(wide < side ? wide : side));
-                }
-            }
         }
+    jpeg_finish(&work.two[work.turn ^ 1], inverse);
     s->bits = b.bits, s->at = b.at, s->count = b.count;
     return jpeg_close(s);
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,bmi,bmi2"))) static int jpeg_run_new(jpeg_scan *s) { return jpeg_run_any(s); }
+JPEG_NEW static int jpeg_run_new(jpeg_scan *s) { return jpeg_run_any(s, jpeg_inverse_new); }
 #endif
 
-static int jpeg_run_base(jpeg_scan *s) { return jpeg_run_any(s); }
+static int jpeg_run_base(jpeg_scan *s) { return jpeg_run_any(s, jpeg_inverse); }
 
 static int jpeg_run(jpeg_scan *s) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(JPEG_PORTABLE)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
         return jpeg_run_new(s);
 #endif
