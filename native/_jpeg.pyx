@@ -6,8 +6,8 @@ Source: ITU-T T.81: A.1.1 (components), B.1 (markers), B.2 (segments); T.871, 10
 (APP14). What is not of the usual kind is left to a library: UnsupportedError says so. The loops are in jpeg.h.
 """
 
-from libc.math cimport M_PI, cos, sqrt
-from libc.stdint cimport uint8_t, uint16_t
+from libc.math cimport M_PI, cos, lround, sqrt
+from libc.stdint cimport int16_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
@@ -24,18 +24,19 @@ cdef extern from "jpeg.h" nogil:
     ctypedef struct jpeg_dc:
         jpeg_codes codes
     ctypedef struct jpeg_component:
-        int across, down, scale, side, width, height
+        int across, down, side, width, height
         uint8_t *plane
         const jpeg_ac *ac
         const jpeg_dc *dc
         uint16_t quant[64]
-        float weights[1536]
     ctypedef struct jpeg_scan:
         const uint8_t *next
         const uint8_t *end
         int fast, components, across, down, interval
         jpeg_component component[3]
     const uint8_t jpeg_places[96]
+    const uint8_t jpeg_rows[8]
+    int16_t jpeg_weights[2][2][8]
 
     int jpeg_derive(jpeg_codes *codes, const uint8_t *counts, const uint8_t *symbols, int total)
     void jpeg_ac_values(jpeg_ac *table, int fast, int pairs)
@@ -56,29 +57,22 @@ cdef dict FAULTS = {
     JPEG_MARKER: "a restart marker is not where it should be",
 }
 
-# A.3.6: row * 8 + column.
-cdef int[64] zigzag
-# means[scale][u][i]: A.3.3's C(u)/2 cos((2x + 1)u pi / 16), its mean over sample i's part of a block's side.
-cdef double[5][8][4] means
+
+cdef void fill_weights() noexcept:
+    """Of coefficient u, A.3.3's C(u)/2 cos((2x + 1)u pi / 16) times sqrt(8): its mean over a sample's part of x."""
+    cdef int i, j, k, x, u, scale
+    cdef double mean
+    for i in range(2):
+        scale = 2 << i
+        for j in range(2 >> i):
+            for k in range(8):
+                u, mean = jpeg_rows[k], 0
+                for x in range(j * scale, (j + 1) * scale):
+                    mean += (sqrt(2) * cos((2 * x + 1) * u * M_PI / 16) if u else 1) / scale
+                jpeg_weights[i][j][k] = <int16_t> lround(mean * 16384)
 
 
-cdef void fill() noexcept:
-    cdef int scale, u, i, x, k = 0, diagonal, row
-    for diagonal in range(15):
-        for i in range(max(0, diagonal - 7), min(diagonal, 7) + 1):
-            row = i if diagonal & 1 else diagonal - i
-            zigzag[k] = row * 8 + diagonal - row
-            k += 1
-    for scale in (2, 4):
-        for u in range(8):
-            for i in range(8 // scale):
-                means[scale][u][i] = 0
-                for x in range(i * scale, (i + 1) * scale):
-                    means[scale][u][i] += (
-                        sqrt(0.125) if u == 0 else 0.5 * cos((2 * x + 1) * u * M_PI / 16)) / scale
-
-
-fill()
+fill_weights()
 
 
 class DamagedError(Exception):
@@ -292,35 +286,22 @@ cdef class _Decoder:
             raise DamagedError("a Huffman table is wrong")
         return 0
 
-    cdef void weigh(self, int index, int scale) noexcept nogil:
-        """What the loops need to know of a component's quantization."""
-        cdef jpeg_component *target = &self.tables.scan.component[index]
-        cdef uint16_t *quant = self.quant[self.component[index].quant]
-        cdef int side = 8 // scale
-        cdef int k, y, x, place
-        for k in range(64):
-            target.quant[jpeg_places[k]] = quant[k]
-            place = zigzag[k]
-            if scale in (2, 4):
-                for y in range(side):
-                    for x in range(side):
-                        target.weights[(k * side + y) * side + x] = <float> (
-                            quant[k] * means[scale][place >> 3][y] * means[scale][place & 7][x])
-
     cdef planes(self, int luma, int chroma):
         cdef jpeg_scan *scan = &self.tables.scan
         cdef jpeg_component *target
         cdef Py_ssize_t place = self.segments(2, False)
         cdef uint8_t[:, ::1] plane
-        cdef int i, status, across = self.component[0].across, down = self.component[0].down
+        cdef int i, k, scale, status, across = self.component[0].across, down = self.component[0].down
         cdef bint long_scan = self.size - place >= LONG
         cdef list result = []
         for i in range(self.components):
             target = &scan.component[i]
-            target.scale = chroma if i else luma
-            target.side = 8 // target.scale
-            target.width = rounded_up(rounded_up(self.width * target.across, across), target.scale)
-            target.height = rounded_up(rounded_up(self.height * target.down, down), target.scale)
+            scale = chroma if i else luma
+            target.side = 8 // scale
+            target.width = rounded_up(rounded_up(self.width * target.across, across), scale)
+            target.height = rounded_up(rounded_up(self.height * target.down, down), scale)
+            for k in range(64):
+                target.quant[jpeg_places[k]] = self.quant[self.component[i].quant][k]
             result.append(np.empty((target.height, target.width), np.uint8))
             plane = result[i]
             target.plane = &plane[0, 0]
@@ -331,12 +312,11 @@ cdef class _Decoder:
         with nogil:
             for i in range(self.components):
                 target = &scan.component[i]
-                self.weigh(i, target.scale)
                 if i != 2 or target.dc != scan.component[1].dc:
                     jpeg_dc_values(<jpeg_dc *> target.dc)
                 if i == 2 and target.ac == scan.component[1].ac:
                     continue
-                if target.scale == 8:
+                if target.side == 1:
                     jpeg_ac_lengths(<jpeg_ac *> target.ac, scan.fast)
                 else:
                     jpeg_ac_values(<jpeg_ac *> target.ac, scan.fast, long_scan)

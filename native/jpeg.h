@@ -56,16 +56,18 @@ typedef struct {
 
 enum { JPEG_ENDS_HERE = 64, JPEG_SLOW = 128 };
 
+typedef void (*jpeg_inverter)(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride);
+
 typedef struct {
     int across, down;      /* blocks in an MCU */
-    int scale, side;       /* 1, 2, 4 or 8, and 8 divided by that */
+    int side;              /* of a block, in samples: 8, 4, 2 or 1 */
     int width, height;     /* of the plane, in samples */
     uint8_t *plane;        /* width * height samples */
     const jpeg_ac *ac;
     const jpeg_dc *dc;
+    jpeg_inverter inverse; /* from coefficients to side * side samples */
     int32_t predictor;
     uint16_t quant[64];                /* at jpeg_places */
-    float weights[JPEG_INDEX * 16];    /* what coefficient k adds to each of the block's samples, for scales 2 and 4 */
 } jpeg_component;
 
 typedef struct {
@@ -90,6 +92,8 @@ static const uint8_t jpeg_places[JPEG_INDEX] = {
     55, 24, 42, 12, 14, 44, 26, 57, 7, 52, 19, 33, 35, 21, 54, 9, 59, 28, 46, 30, 61, 11, 56, 23,
     37, 39, 25, 58, 13, 63, 15, 60, 27, 41, 43, 29, 62, 31, 45, 47, 64, 64, 64, 64, 64, 64, 64, 64,
     64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64};
+
+static const uint8_t jpeg_rows[8] = {0, 4, 2, 6, 1, 7, 5, 3};
 
 /* ---- tables ---- */
 
@@ -298,9 +302,6 @@ static JPEG_RARE int jpeg_restart(jpeg_scan *s) {
 
 /* ---- blocks ---- */
 
-typedef float jpeg_float16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef float jpeg_float4 __attribute__((vector_size(16), aligned(4), may_alias));
-
 /* Where a block's samples go; of them only so many are in the plane, which may be none. */
 typedef struct {
     uint8_t *out;
@@ -309,28 +310,17 @@ typedef struct {
 } jpeg_place;
 
 typedef struct {
-    int16_t coefficients[72]; /* at jpeg_places; zeros but while there is `quant` */
-    const uint16_t *quant;
+    int16_t coefficients[72]; /* at jpeg_places; zeros but while there is `component` */
+    const jpeg_component *component;
     jpeg_place place;
 } jpeg_coefficients;
 
+/* A block is transformed when the next one has been read: vectors would have to wait for numbers written one by one
+   just before. */
 typedef struct {
-    /* For scale 1. A block is transformed when the next one has been read: vectors would have to wait for numbers
-       written one by one just before. */
     jpeg_coefficients two[2];
     int turn;
-    jpeg_float16 sum; /* for scale 2: the samples */
-    jpeg_float4 few;  /* for scale 4 */
 } jpeg_work;
-
-JPEG_INLINE void jpeg_put(const jpeg_component *c, jpeg_work *w, int16_t *to, int scale, int index, int value) {
-    if (scale == 1)
-        to[jpeg_places[index]] = (int16_t)value;
-    else if (scale == 2)
-        w->sum += (float)value * *(const jpeg_float16 *)(c->weights + 16 * index);
-    else if (scale == 4)
-        w->few += (float)value * *(const jpeg_float4 *)(c->weights + 4 * index);
-}
 
 /* The DC coefficient's difference to the predictor, F.2.2.1; 32-bit, with 0x8000 and more for no code. */
 JPEG_INLINE int jpeg_read_dc(jpeg_bits *b, const jpeg_dc *dc, int *difference) {
@@ -352,22 +342,21 @@ JPEG_INLINE int jpeg_read_dc(jpeg_bits *b, const jpeg_dc *dc, int *difference) {
 }
 
 /* The AC coefficients, F.2.2.2. The index of the last one, or what is wrong. */
-JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jpeg_work *w, int16_t *put, int scale) {
-    const jpeg_ac *ac = c->ac;
+JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t *put, int values) {
     int k = 0;
     for (;;) {
         uint64_t entry;
         int to;
         jpeg_refill(b);
         /* as many steps as leave 31 bits for a symbol that is not in the table */
-        for (int step = 0; step < (scale == 8 ? 2 : 3); step++) {
-            entry = scale == 8 ? ac->skip[b->bits >> (64 - fast)] : ac->ac[b->bits >> (64 - fast)];
+        for (int step = 0; step < (values ? 3 : 2); step++) {
+            entry = values ? ac->ac[b->bits >> (64 - fast)] : ac->skip[b->bits >> (64 - fast)];
             to = k + (int)(entry >> 8 & 255);
             if (to > 62)
                 goto leave;
-            if (scale < 8) {
-                jpeg_put(c, w, put, scale, k + (int)(entry >> 24 & 255), (int16_t)(entry >> 48));
-                jpeg_put(c, w, put, scale, k + (int)(entry >> 16 & 255), (int16_t)(entry >> 32));
+            if (values) {
+                put[jpeg_places[k + (int)(entry >> 24 & 255)]] = (int16_t)(entry >> 48);
+                put[jpeg_places[k + (int)(entry >> 16 & 255)]] = (int16_t)(entry >> 32);
             }
             b->bits <<= entry & 63;
             b->count -= (int)(entry & 63);
@@ -376,16 +365,16 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jp
         continue;
     leave:
         if (entry & JPEG_ENDS_HERE && to - 64 <= 62) {
-            if (scale < 8)
-                jpeg_put(c, w, put, scale, k + (int)(entry >> 16 & 255), (int16_t)(entry >> 32));
+            if (values)
+                put[jpeg_places[k + (int)(entry >> 16 & 255)]] = (int16_t)(entry >> 32);
             jpeg_drop(b, (int)(entry & 63));
             return to - 64;
         }
         /* One symbol alone: a long one, or of two at once the first is the block's last. */
         int length = (int)(entry & 63), symbol = (int)(entry >> 32 & 255);
-        if (scale == 8)
+        if (!values)
             jpeg_refill(b);
-        if (scale == 8 || !(entry & JPEG_SLOW) || !length)
+        if (!values || !(entry & JPEG_SLOW) || !length)
             length = jpeg_code(&ac->codes, b->bits, &symbol);
         if (!length)
             return JPEG_CODE;
@@ -397,7 +386,8 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_component *c, int fast, jp
         if (k > 63)
             return JPEG_BEYOND;
         if (size) {
-            jpeg_put(c, w, put, scale, k, jpeg_value(b->bits, size));
+            if (values)
+                put[jpeg_places[k]] = (int16_t)jpeg_value(b->bits, size);
             jpeg_drop(b, size);
         }
         if (k == 63)
@@ -484,7 +474,6 @@ JPEG_INLINE void jpeg_transpose(jpeg_short8 *v) {
 }
 
 static void jpeg_inverse(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
-    static const uint8_t rows[8] = {0, 4, 2, 6, 1, 7, 5, 3};
     jpeg_ushort8 in[8], ac = {0};
     jpeg_short8 v[8];
     for (int i = 0; i < 8; i += 2) {
@@ -494,8 +483,8 @@ static void jpeg_inverse(const int16_t *coefficients, const uint16_t *quant, uin
         ac |= i ? both[0] | both[1] : JPEG_ODD(both[0], both[1]);
         both[0] *= factors[0];
         both[1] *= factors[1];
-        in[rows[i]] = JPEG_EVEN(both[0], both[1]);
-        in[rows[i + 1]] = JPEG_ODD(both[0], both[1]);
+        in[jpeg_rows[i]] = JPEG_EVEN(both[0], both[1]);
+        in[jpeg_rows[i + 1]] = JPEG_ODD(both[0], both[1]);
     }
     uint64_t any[2];
     memcpy(any, &ac, 16);
@@ -512,7 +501,42 @@ static void jpeg_inverse(const int16_t *coefficients, const uint16_t *quant, uin
             out[i * stride + j] = jpeg_clamp(v[i][j] + 128);
 }
 
-typedef void (*jpeg_inverter)(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride);
+/* What the transforms to 4 and to 2 samples take of each coefficient, times 2^14, by jpeg_places' order of rows, for
+   the first half of the samples; in the other half that of the last four, the odd ones, is negative. */
+static int16_t jpeg_weights[2][2][8];
+
+/* The means of 2 x 2 or 4 x 4 samples of the full transform before they are rounded; half is 2 or 1. */
+JPEG_INLINE void jpeg_shrink(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride, int half) {
+    int16_t rows[4][8]; /* three bits of fraction */
+    for (int j = 0; j < 2 * half; j++) {
+        const int16_t *weights = jpeg_weights[2 - half][j < half ? j : 2 * half - 1 - j];
+        for (int x = 0; x < 8; x++) {
+            uint32_t sum = 1 << 10;
+            for (int k = 0; k < 8; k++) {
+                int place = k / 2 * 16 + 2 * x + k % 2, weight = j >= half && k >= 4 ? -weights[k] : weights[k];
+                sum += (uint32_t)((int16_t)((uint32_t)coefficients[place] * quant[place]) * weight);
+            }
+            int row = (int32_t)sum >> 11;
+            rows[j][x] = (int16_t)(row < -32768 ? -32768 : row > 32767 ? 32767 : row);
+        }
+    }
+    for (int y = 0; y < 2 * half; y++)
+        for (int j = 0; j < 2 * half; j++) {
+            const int16_t *weights = jpeg_weights[2 - half][j < half ? j : 2 * half - 1 - j];
+            uint32_t sum = 1 << 19;
+            for (int k = 0; k < 8; k++)
+                sum += (uint32_t)(rows[y][jpeg_rows[k]] * (j >= half && k >= 4 ? -weights[k] : weights[k]));
+            out[y * stride + j] = jpeg_clamp(((int32_t)sum >> 20) + 128);
+        }
+}
+
+static void jpeg_to_4(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+    jpeg_shrink(coefficients, quant, out, stride, 2);
+}
+
+static void jpeg_to_2(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+    jpeg_shrink(coefficients, quant, out, stride, 1);
+}
 
 #if defined(__x86_64__)
 #define JPEG_NEW __attribute__((target("avx2,bmi,bmi2")))
@@ -547,22 +571,38 @@ JPEG_NEW JPEG_INLINE void jpeg_transform_new(const __m256i *in, __m256i *out, in
     out[4] = _mm256_srai_epi32(_mm256_sub_epi32(even3, odd0), shift);
 }
 
-JPEG_NEW static void jpeg_inverse_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+JPEG_NEW JPEG_INLINE __m256i jpeg_load(const int16_t *coefficients, const uint16_t *quant, int pair) {
+    return _mm256_mullo_epi16(
+        _mm256_loadu_si256((const __m256i *)(coefficients + 16 * pair)), _mm256_loadu_si256((const __m256i *)(quant + 16 * pair)));
+}
+
+/* Two rows of 32 bits as two of 16, one after the other, their columns as jpeg_rows. */
+JPEG_NEW JPEG_INLINE __m256i jpeg_two_rows(__m256i first, __m256i second) {
     const __m256i columns = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 14, 15, 10, 11, 6, 7));
+    return _mm256_shuffle_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xD8), columns);
+}
+
+/* In each half, four columns of four 32-bit numbers as rows of bytes. */
+JPEG_NEW JPEG_INLINE __m256i jpeg_square(__m256i a, __m256i b, __m256i c, __m256i d) {
     const __m256i square = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m256i bytes = _mm256_shuffle_epi8(_mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), square);
+    return _mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80));
+}
+
+JPEG_NEW static void jpeg_inverse_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
     __m256i in[4], v[8], t[4], ac = _mm256_setzero_si256();
     for (int i = 0; i < 4; i++) {
-        in[i] = _mm256_loadu_si256((const __m256i *)(coefficients + 16 * i));
-        ac = _mm256_or_si256(ac, i ? in[i] : _mm256_srli_epi32(in[i], 16));
-        in[i] = _mm256_mullo_epi16(in[i], _mm256_loadu_si256((const __m256i *)(quant + 16 * i)));
+        __m256i raw = _mm256_loadu_si256((const __m256i *)(coefficients + 16 * i));
+        ac = _mm256_or_si256(ac, i ? raw : _mm256_srli_epi32(raw, 16));
+        in[i] = jpeg_load(coefficients, quant, i);
     }
     if (!_mm256_testz_si256(ac, ac))
         jpeg_transform_new(in, v, 11);
     else
         for (int i = 0; i < 8; i++)
             v[i] = _mm256_srai_epi32(_mm256_slli_epi32(in[0], 18), 16);
-    for (int i = 0; i < 4; i++) /* rows i and i + 4, their columns as the rows were */
-        v[i] = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi32(v[i], v[i + 4]), 0xD8), columns);
+    for (int i = 0; i < 4; i++)
+        v[i] = jpeg_two_rows(v[i], v[i + 4]);
     for (int i = 0; i < 2; i++) {
         t[i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
         t[i + 2] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
@@ -573,17 +613,66 @@ JPEG_NEW static void jpeg_inverse_new(const int16_t *coefficients, const uint16_
     }
     jpeg_transform_new(in, v, 18);
     for (int i = 0; i < 2; i++)
-        t[i] = _mm256_shuffle_epi8(
-            _mm256_packs_epi16(_mm256_packs_epi32(v[4 * i], v[4 * i + 1]), _mm256_packs_epi32(v[4 * i + 2], v[4 * i + 3])), square);
+        t[i] = jpeg_square(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
     for (int i = 0; i < 2; i++) { /* rows 0, 1, 4, 5; rows 2, 3, 6, 7 */
         __m256i rows = i ? _mm256_unpackhi_epi32(t[0], t[1]) : _mm256_unpacklo_epi32(t[0], t[1]);
-        rows = _mm256_xor_si256(rows, _mm256_set1_epi8((char)0x80));
         for (int half = 0; half < 2; half++) {
             __m128i two = half ? _mm256_extracti128_si256(rows, 1) : _mm256_castsi256_si128(rows);
             uint8_t *line = out + (4 * half + 2 * i) * stride;
             _mm_storel_epi64((__m128i *)line, two);
             _mm_storel_epi64((__m128i *)(line + stride), _mm_unpackhi_epi64(two, two));
         }
+    }
+}
+/* Two pairs of pairs of rows, each times the weights of its place. */
+JPEG_NEW JPEG_INLINE __m256i jpeg_weigh(__m256i first, __m256i second, const int16_t *weights) {
+    return _mm256_add_epi32(jpeg_rotate(first, weights[0], weights[1]), jpeg_rotate(second, weights[2], weights[3]));
+}
+
+/* As jpeg_shrink with half = 2, of 8 or, with their upper half unused, 4 columns. */
+JPEG_NEW JPEG_INLINE void jpeg_transform_4(const __m256i *in, __m256i *out, int shift) {
+    const __m256i rounding = _mm256_set1_epi32(1 << (shift - 1));
+    for (int j = 0; j < 2; j++) {
+        __m256i even = _mm256_add_epi32(jpeg_weigh(in[0], in[1], jpeg_weights[0][j]), rounding);
+        __m256i odd = jpeg_weigh(in[2], in[3], jpeg_weights[0][j] + 4);
+        out[j] = _mm256_srai_epi32(_mm256_add_epi32(even, odd), shift);
+        out[3 - j] = _mm256_srai_epi32(_mm256_sub_epi32(even, odd), shift);
+    }
+}
+
+JPEG_NEW static void jpeg_to_4_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+    __m256i in[4], v[4];
+    for (int i = 0; i < 4; i++)
+        in[i] = jpeg_load(coefficients, quant, i);
+    jpeg_transform_4(in, v, 11);
+    __m256i first = jpeg_two_rows(v[0], v[2]), second = jpeg_two_rows(v[1], v[3]);
+    __m256i t[2] = {_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second)};
+    for (int i = 0; i < 2; i++) { /* of which only the lower halves count */
+        __m256i upper = _mm256_castsi128_si256(_mm256_extracti128_si256(t[i], 1));
+        in[2 * i] = _mm256_unpacklo_epi64(t[i], upper);
+        in[2 * i + 1] = _mm256_unpackhi_epi64(t[i], upper);
+    }
+    jpeg_transform_4(in, v, 20);
+    uint32_t rows[4];
+    _mm_storeu_si128((__m128i *)rows, _mm256_castsi256_si128(jpeg_square(v[0], v[1], v[2], v[3])));
+    for (int i = 0; i < 4; i++)
+        memcpy(out + i * stride, &rows[i], 4);
+}
+
+JPEG_NEW static void jpeg_to_2_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+    const int16_t *weights = jpeg_weights[1][0];
+    const __m256i rounding = _mm256_set1_epi32(1 << 10);
+    __m256i even = _mm256_add_epi32(jpeg_rotate(jpeg_load(coefficients, quant, 0), weights[0], weights[1]), rounding);
+    __m256i odd = jpeg_weigh(jpeg_load(coefficients, quant, 2), jpeg_load(coefficients, quant, 3), weights + 4);
+    __m256i rows = jpeg_two_rows(
+        _mm256_srai_epi32(_mm256_add_epi32(even, odd), 11), _mm256_srai_epi32(_mm256_sub_epi32(even, odd), 11));
+    rows = _mm256_madd_epi16(rows, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)weights)));
+    int32_t sums[8];
+    _mm256_storeu_si256((__m256i *)sums, _mm256_hadd_epi32(rows, rows));
+    for (int y = 0; y < 2; y++) {
+        uint32_t even_ = (uint32_t)sums[4 * y] + (1 << 19), odd_ = (uint32_t)sums[4 * y + 1];
+        out[y * stride] = jpeg_clamp(((int32_t)(even_ + odd_) >> 20) + 128);
+        out[y * stride + 1] = jpeg_clamp(((int32_t)(even_ - odd_) >> 20) + 128);
     }
 }
 #endif
@@ -595,32 +684,28 @@ JPEG_INLINE void jpeg_clear(int16_t *coefficients) {
         memcpy(coefficients + i, &zero, 16);
 }
 
-/* The samples that are in the plane, from a block with rows of 8. */
-JPEG_INLINE void jpeg_crop(const jpeg_place *place, const uint8_t *block, int side) {
-    for (int y = 0; y < side && y < place->high; y++)
-        for (int x = 0; x < side && x < place->wide; x++)
-            place->out[y * place->stride + x] = block[8 * y + x];
-}
-
-JPEG_INLINE void jpeg_finish(jpeg_coefficients *block, jpeg_inverter inverse) {
+JPEG_INLINE void jpeg_finish(jpeg_coefficients *block) {
+    const jpeg_component *c = block->component;
+    const jpeg_place *place = &block->place;
     uint8_t edge[64];
-    if (!block->quant)
+    if (!c)
         return;
-    const int whole = block->place.wide >= 8 && block->place.high >= 8;
-    uint8_t *out = whole ? block->place.out : edge;
-    ptrdiff_t stride = whole ? block->place.stride : 8;
-    inverse(block->coefficients, block->quant, out, stride);
-    if (!whole)
-        jpeg_crop(&block->place, edge, 8);
+    if (place->wide >= c->side && place->high >= c->side)
+        c->inverse(block->coefficients, c->quant, place->out, place->stride);
+    else {
+        c->inverse(block->coefficients, c->quant, edge, 8);
+        for (int y = 0; y < c->side && y < place->high; y++)
+            for (int x = 0; x < c->side && x < place->wide; x++)
+                place->out[y * place->stride + x] = edge[8 * y + x];
+    }
     jpeg_clear(block->coefficients);
-    block->quant = NULL;
+    block->component = NULL;
 }
 
-/* One block from bits to samples; a status. */
-JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work *w, int scale, jpeg_place place, jpeg_inverter inverse) {
+/* One block from bits to samples, but for the transform of the last two; a status. */
+JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work *w, jpeg_place place, int values) {
     jpeg_coefficients *now = &w->two[w->turn];
-    const int side = 8 / scale;
-    uint8_t edge[64];
+    const int side = values ? c->side : 1;
     int difference;
     int last = jpeg_read_dc(b, c->dc, &difference);
     if (last)
@@ -628,50 +713,27 @@ JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work 
     int dc = c->predictor += difference;
     if (dc != (int16_t)dc)
         return JPEG_RANGE;
-    if (scale == 2)
-        w->sum = (float)dc * *(const jpeg_float16 *)c->weights + 128.5f;
-    else if (scale == 4)
-        w->few = (float)dc * *(const jpeg_float4 *)c->weights + 128.5f;
-    last = jpeg_read_ac(b, c, fast, w, now->coefficients, scale);
+    last = jpeg_read_ac(b, c->ac, fast, now->coefficients, values);
     if (last < 0)
         return last;
-    if (scale == 1 && last) {
+    if (values && last) {
         now->coefficients[0] = (int16_t)dc;
-        now->quant = c->quant;
+        now->component = c;
         now->place = place;
         w->turn ^= 1;
-        jpeg_finish(&w->two[w->turn], inverse);
+        jpeg_finish(&w->two[w->turn]);
         return JPEG_DONE;
     }
-    const int whole = place.wide >= side && place.high >= side;
-    uint8_t *out = whole ? place.out : edge;
-    ptrdiff_t stride = whole ? place.stride : 8;
-    if (scale == 1) {
-        int flat = (int16_t)((uint32_t)dc * c->quant[0] << 2);
-        flat = jpeg_clamp(((flat + 16) >> 5) + 128);
-        for (int i = 0; i < 8; i++)
-            memset(out + i * stride, flat, 8);
-    } else if (scale == 8) {
-        int64_t sum = (int64_t)dc * c->quant[0] + 4;
-        out[0] = (uint8_t)(sum < -1024 ? 0 : sum > 1023 ? 255 : (sum >> 3) + 128);
-    } else {
-        float samples[16];
-        memcpy(samples, scale == 2 ? (const void *)&w->sum : (const void *)&w->few, sizeof(float) * (size_t)(side * side));
-        for (int y = 0; y < side; y++)
-            for (int x = 0; x < side; x++) {
-                float sample = samples[y * side + x];
-                sample = sample > 0 ? sample : 0;
-                sample = sample < 255 ? sample : 255;
-                out[y * stride + x] = (uint8_t)(int)sample;
-            }
-    }
-    if (!whole)
-        jpeg_crop(&place, edge, side);
+    int flat = side == 8 ? (int16_t)((uint32_t)dc * c->quant[0] << 2) : 0;
+    int64_t mean = side == 8 ? (flat + 16) >> 5 : ((int64_t)dc * c->quant[0] + 4) >> 3;
+    flat = mean < -128 ? 0 : mean > 127 ? 255 : (int)mean + 128;
+    for (int y = 0; y < side && y < place.high; y++)
+        memset(place.out + y * place.stride, flat, (size_t)(place.wide < side ? place.wide > 0 ? place.wide : 0 : side));
     return JPEG_DONE;
 }
 
 /* All MCUs, A.2.3, to the planes; `next` is left at the marker that follows. */
-JPEG_INLINE int jpeg_run_any(jpeg_scan *s, jpeg_inverter inverse) {
+JPEG_INLINE int jpeg_run_any(jpeg_scan *s) {
     jpeg_work work;
     jpeg_bits b;
     int left = s->interval, status = JPEG_DONE;
@@ -703,30 +765,37 @@ JPEG_INLINE int jpeg_run_any(jpeg_scan *s, jpeg_inverter inverse) {
                         const jpeg_place place = {
                             c->plane + (x < c->width && y < c->height ? (ptrdiff_t)y * c->width + x : 0),
                             c->width, c->width - x, c->height - y};
-                        switch (c->scale) {
-                        case 1: status = jpeg_block(&b, c, fast, &work, 1, place, inverse); break;
-                        case 2: status = jpeg_block(&b, c, fast, &work, 2, place, inverse); break;
-                        case 4: status = jpeg_block(&b, c, fast, &work, 4, place, inverse); break;
-                        default: status = jpeg_block(&b, c, fast, &work, 8, place, inverse);
-                        }
+                        status = c->side > 1 ? jpeg_block(&b, c, fast, &work, place, 1)
+                                             : jpeg_block(&b, c, fast, &work, place, 0);
                         if (status)
                             return status;
                     }
         }
-    jpeg_finish(&work.two[work.turn ^ 1], inverse);
+    jpeg_finish(&work.two[work.turn ^ 1]);
     s->bits = b.bits, s->at = b.at, s->count = b.count;
     return jpeg_close(s);
 }
 
 #if defined(__x86_64__)
-JPEG_NEW static int jpeg_run_new(jpeg_scan *s) { return jpeg_run_any(s, jpeg_inverse_new); }
+JPEG_NEW static int jpeg_run_new(jpeg_scan *s) { return jpeg_run_any(s); }
 #endif
 
-static int jpeg_run_base(jpeg_scan *s) { return jpeg_run_any(s, jpeg_inverse); }
+static int jpeg_run_base(jpeg_scan *s) { return jpeg_run_any(s); }
 
 static int jpeg_run(jpeg_scan *s) {
+    int newer = 0;
 #if defined(__x86_64__) && !defined(JPEG_PORTABLE)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
+    newer = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+#endif
+    for (jpeg_component *c = s->component; c < s->component + s->components; c++) {
+        c->inverse = c->side == 8 ? jpeg_inverse : c->side == 4 ? jpeg_to_4 : jpeg_to_2;
+#if defined(__x86_64__)
+        if (newer)
+            c->inverse = c->side == 8 ? jpeg_inverse_new : c->side == 4 ? jpeg_to_4_new : jpeg_to_2_new;
+#endif
+    }
+#if defined(__x86_64__)
+    if (newer)
         return jpeg_run_new(s);
 #endif
     return jpeg_run_base(s);
