@@ -37,14 +37,16 @@ typedef struct {
     uint8_t symbols[256];
 } jpeg_codes;
 
-/* What the next bits mean. Of `ac`, from the lowest bit on, for one or two symbols at once:
-   6 bits: the length; a flag: the block ends here (ENDS); a flag: only the code's length is known, or none (SLOW);
-   8 bits each: how far the index goes in all (64 more with a flag), to the first value, to the second;
-   16 bits each: the values, the second 0 if there is none; for SLOW the symbol.
-   Of `skip`, where values do not matter, the first 16 of these bits, for any number of symbols.
+/* What the next bits mean. Of `ac`, for one or two symbols at once, from the lowest bit on:
+   6 bits: their length;
+   7 bits: how far the index goes: less than 64, or 64 more if the block ends with them, or JPEG_SLOW;
+   5 bits: how far to the first value; to the second it is all the way;
+   7 bits each: the values, if there is only one as the first.
+   JPEG_SLOW: no whole symbol fits; there is the length of a code, and its symbol in the 8 bits from 18 on; or none.
+   Of `skip`, where values do not matter, the first 13 of these bits, for any number of symbols.
    Of `dc`: the length, 0 if it does not fit; above 16 bits the difference. */
 typedef struct {
-    uint64_t ac[1 << JPEG_FAST];
+    uint32_t ac[1 << JPEG_FAST];
     uint16_t skip[1 << JPEG_FAST];
     jpeg_codes codes;
 } jpeg_ac;
@@ -54,7 +56,10 @@ typedef struct {
     jpeg_codes codes;
 } jpeg_dc;
 
-enum { JPEG_ENDS_HERE = 64, JPEG_SLOW = 128 };
+enum { JPEG_SLOW = 127 };
+
+#define JPEG_ADVANCE(entry) ((int)((entry) >> 6 & 127))
+#define JPEG_FIRST(entry) ((int)((entry) >> 13 & 31))
 
 typedef void (*jpeg_inverter)(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride);
 
@@ -132,21 +137,18 @@ static int jpeg_derive(jpeg_codes *codes, const uint8_t *counts, const uint8_t *
     return 0;
 }
 
-JPEG_INLINE uint64_t jpeg_entry(int length, int advance, int first, int second, int value, int other) {
-    return (uint64_t)length | (uint64_t)advance << 8 | (uint64_t)first << 16 | (uint64_t)second << 24 |
-           (uint64_t)(uint16_t)value << 32 | (uint64_t)(uint16_t)other << 48;
+JPEG_INLINE uint32_t jpeg_entry(int length, int advance, int first, int value, int other) {
+    return (uint32_t)length | (uint32_t)advance << 6 | (uint32_t)first << 13 | ((uint32_t)value & 127) << 18 | (uint32_t)other << 25;
 }
 
 /* The first symbol of a window, by its code's length (above 8 bits) and itself. */
-JPEG_INLINE uint64_t jpeg_single(const uint16_t *found, int fast, uint32_t window) {
+JPEG_INLINE uint32_t jpeg_single(const uint16_t *found, int fast, uint32_t window) {
     int length = found[window] >> 8, symbol = found[window] & 255, run = symbol >> 4, size = symbol & 15;
-    if (!length)
-        return jpeg_entry(JPEG_SLOW, 64, 1, 1, 0, 0);
+    if (!length || length + size > fast || size > 6)
+        return (uint32_t)length | JPEG_SLOW << 6 | 1 << 13 | (uint32_t)symbol << 18;
     if (!size)
-        return run == 15 ? jpeg_entry(length, 16, 16, 16, 0, 0) : jpeg_entry(length | JPEG_ENDS_HERE, 64, 1, 1, 0, 0);
-    if (length + size > fast)
-        return jpeg_entry(length | JPEG_SLOW, 64, 1, 1, symbol, 0);
-    return jpeg_entry(length + size, run + 1, run + 1, run + 1, jpeg_value((uint64_t)window << (64 - fast + length), size), 0);
+        return run == 15 ? jpeg_entry(length, 16, 16, 0, 0) : jpeg_entry(length, 64, 1, 0, 0);
+    return jpeg_entry(length + size, run + 1, run + 1, jpeg_value((uint64_t)window << (64 - fast + length), size), 0);
 }
 
 /* found[window]: the code that a window of so many bits begins with, its length above 8 bits of symbol, or 0. */
@@ -165,15 +167,12 @@ static void jpeg_ac_values(jpeg_ac *table, int fast, int pairs) {
     uint16_t found[1 << JPEG_FAST];
     jpeg_find(&table->codes, fast, found);
     for (uint32_t window = 0; window < 1u << fast; window++) {
-        uint64_t one = jpeg_single(found, fast, window);
-        if (pairs && !(one & (JPEG_ENDS_HERE | JPEG_SLOW))) {
-            int length = one & 63, first = one >> 16 & 255;
-            uint64_t two = jpeg_single(found, fast, window << length & ((1u << fast) - 1));
-            int both = length + (two & 63);
-            if (!(two & JPEG_SLOW) && both <= fast)
-                one = two & JPEG_ENDS_HERE
-                    ? jpeg_entry(both | JPEG_ENDS_HERE, first + 64, first, first, (int)(one >> 32 & 0xFFFF), 0)
-                    : jpeg_entry(both, first + (two >> 8 & 255), first, first + (two >> 16 & 255), (int)(one >> 32 & 0xFFFF), (int)(two >> 32 & 0xFFFF));
+        uint32_t one = jpeg_single(found, fast, window);
+        if (pairs && JPEG_ADVANCE(one) < 64) {
+            uint32_t two = jpeg_single(found, fast, window << (one & 63) & ((1u << fast) - 1));
+            int length = (int)((one & 63) + (two & 63));
+            if (JPEG_ADVANCE(two) != JPEG_SLOW && length <= fast)
+                one = jpeg_entry(length, JPEG_ADVANCE(one) + JPEG_ADVANCE(two), JPEG_FIRST(one), (int)(one >> 18), (int)(two >> 18));
         }
         table->ac[window] = one;
     }
@@ -191,10 +190,10 @@ static void jpeg_ac_lengths(jpeg_ac *table, int fast) {
                 break;
             length += more;
             if (!size && run < 15)
-                flag = JPEG_ENDS_HERE;
+                flag = 64;
             advance += flag ? 64 : run + 1;
         }
-        table->skip[window] = length ? (uint16_t)(length | flag | advance << 8) : JPEG_SLOW | 64 << 8;
+        table->skip[window] = (uint16_t)(length | (length ? advance : JPEG_SLOW) << 6);
     }
 }
 
@@ -345,36 +344,36 @@ JPEG_INLINE int jpeg_read_dc(jpeg_bits *b, const jpeg_dc *dc, int *difference) {
 JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t *put, int values) {
     int k = 0;
     for (;;) {
-        uint64_t entry;
+        uint32_t entry;
         int to;
         jpeg_refill(b);
         /* as many steps as leave 31 bits for a symbol that is not in the table */
         for (int step = 0; step < (values ? 3 : 2); step++) {
             entry = values ? ac->ac[b->bits >> (64 - fast)] : ac->skip[b->bits >> (64 - fast)];
-            to = k + (int)(entry >> 8 & 255);
+            to = k + JPEG_ADVANCE(entry);
             if (to > 62)
                 goto leave;
-            if (values) {
-                put[jpeg_places[k + (int)(entry >> 24 & 255)]] = (int16_t)(entry >> 48);
-                put[jpeg_places[k + (int)(entry >> 16 & 255)]] = (int16_t)(entry >> 32);
-            }
             b->bits <<= entry & 63;
             b->count -= (int)(entry & 63);
+            if (values) {
+                put[jpeg_places[to]] = (int16_t)((int32_t)entry >> 25);
+                put[jpeg_places[k + JPEG_FIRST(entry)]] = (int16_t)((int32_t)(entry << 7) >> 25);
+            }
             k = to;
         }
         continue;
     leave:
-        if (entry & JPEG_ENDS_HERE && to - 64 <= 62) {
+        if (to >= k + 64 && to <= 62 + 64 && JPEG_ADVANCE(entry) != JPEG_SLOW) {
             if (values)
-                put[jpeg_places[k + (int)(entry >> 16 & 255)]] = (int16_t)(entry >> 32);
+                put[jpeg_places[k + JPEG_FIRST(entry)]] = (int16_t)((int32_t)(entry << 7) >> 25);
             jpeg_drop(b, (int)(entry & 63));
             return to - 64;
         }
-        /* One symbol alone: a long one, or of two at once the first is the block's last. */
-        int length = (int)(entry & 63), symbol = (int)(entry >> 32 & 255);
+        /* One symbol alone: a long one, or of several at once one is the block's last. */
+        int length = (int)(entry & 63), symbol = (int)(entry >> 18 & 255);
         if (!values)
             jpeg_refill(b);
-        if (!values || !(entry & JPEG_SLOW) || !length)
+        if (!values || JPEG_ADVANCE(entry) != JPEG_SLOW || !length)
             length = jpeg_code(&ac->codes, b->bits, &symbol);
         if (!length)
             return JPEG_CODE;
