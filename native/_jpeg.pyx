@@ -15,7 +15,7 @@ import numpy as np
 
 cdef extern from "jpeg.h" nogil:
     enum:
-        JPEG_ENDS, JPEG_CODE, JPEG_BEYOND, JPEG_MARKER, JPEG_EXTRA
+        JPEG_FAST, JPEG_ENDS, JPEG_CODE, JPEG_BEYOND, JPEG_MARKER, JPEG_EXTRA
 
     ctypedef struct jpeg_codes:
         pass
@@ -34,7 +34,7 @@ cdef extern from "jpeg.h" nogil:
         const uint8_t *end
         int fast, components, across, down, interval
         jpeg_component component[3]
-    const uint8_t jpeg_places[96]
+    const uint8_t jpeg_places[64]
     const uint8_t jpeg_rows[8]
     int16_t jpeg_weights[2][2][8]
 
@@ -308,7 +308,7 @@ cdef class _Decoder:
         scan.components, scan.interval = self.components, self.interval
         scan.across, scan.down = rounded_up(self.width, 8 * across), rounded_up(self.height, 8 * down)
         scan.next, scan.end = self.bytes + place, self.bytes + self.size
-        import os; scan.fast = int(os.environ.get('FAST','12')) if long_scan else 9
+        scan.fast = JPEG_FAST if long_scan else 9
         with nogil:
             for i in range(self.components):
                 target = &scan.component[i]

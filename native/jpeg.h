@@ -21,11 +21,10 @@ of Loeffler, Ligtenberg and Moschytz (ICASSP 1989, figure 1) with 13 bits of fra
 #define JPEG_RARE __attribute__((noinline, cold))
 
 enum {
-    JPEG_FAST = 12, /* the most bits of a table for AC */
+    JPEG_FAST = 11, /* the most bits of a table for AC */
     JPEG_DC = 10,   /* the bits of a table for DC */
     JPEG_CHUNK = 16384,
-    JPEG_MARGIN = 2048, /* more than one MCU takes: 6 blocks of 64 symbols of at most 31 bits, and 8 bytes ahead */
-    JPEG_INDEX = 96     /* where a table entry can lead from coefficient 62: two symbols of 16 */
+    JPEG_MARGIN = 2048 /* more than one MCU takes: 6 blocks of 64 symbols of at most 31 bits, and 8 bytes ahead */
 };
 
 enum { JPEG_DONE = 0, JPEG_ENDS = -1, JPEG_CODE = -2, JPEG_BEYOND = -3, JPEG_MARKER = -4, JPEG_EXTRA = -5, JPEG_RANGE = -6 };
@@ -90,13 +89,12 @@ typedef struct {
 } jpeg_scan;
 
 /* Where coefficient k of the zigzag (A.3.6) is kept, so that vectors find two rows side by side: of rows 0 and 4 their
-   first columns, their second ones and so on, then rows 2 and 6, 1 and 7, 5 and 3. What leads beyond the block goes to a
-   place that nobody reads. */
-static const uint8_t jpeg_places[JPEG_INDEX] = {
-    0, 2, 32, 16, 34, 4, 6, 36, 18, 49, 1, 51, 20, 38, 8, 10, 40, 22, 53, 3, 48, 17, 50, 5,
-    55, 24, 42, 12, 14, 44, 26, 57, 7, 52, 19, 33, 35, 21, 54, 9, 59, 28, 46, 30, 61, 11, 56, 23,
-    37, 39, 25, 58, 13, 63, 15, 60, 27, 41, 43, 29, 62, 31, 45, 47, 64, 64, 64, 64, 64, 64, 64, 64,
-    64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64};
+   first columns, their second ones and so on, then rows 2 and 6, 1 and 7, 5 and 3. */
+static const uint8_t jpeg_places[64] = {
+    0, 2, 32, 16, 34, 4, 6, 36, 18, 49, 1, 51, 20, 38, 8, 10,
+    40, 22, 53, 3, 48, 17, 50, 5, 55, 24, 42, 12, 14, 44, 26, 57,
+    7, 52, 19, 33, 35, 21, 54, 9, 59, 28, 46, 30, 61, 11, 56, 23,
+    37, 39, 25, 58, 13, 63, 15, 60, 27, 41, 43, 29, 62, 31, 45, 47};
 
 static const uint8_t jpeg_rows[8] = {0, 4, 2, 6, 1, 7, 5, 3};
 
@@ -212,7 +210,7 @@ static void jpeg_dc_values(jpeg_dc *table) {
 typedef struct {
     uint64_t bits; /* the next ones from the highest on; below `count` of them is what `at` points to, or zeros */
     const uint8_t *at;
-    int count;
+    unsigned count; /* its lowest 6 bits, that no step needs to cut off what is above a length */
 } jpeg_bits;
 
 /* At least 56 bits. */
@@ -222,13 +220,15 @@ JPEG_INLINE void jpeg_refill(jpeg_bits *b) {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     word = __builtin_bswap64(word);
 #endif
+    b->count &= 63;
     b->bits |= word >> b->count;
     b->at += (63 - b->count) >> 3;
     b->count |= 56;
 }
 
-JPEG_INLINE void jpeg_drop(jpeg_bits *b, int length) {
-    b->bits <<= length;
+/* By the lowest 6 bits of a number. */
+JPEG_INLINE void jpeg_drop(jpeg_bits *b, uint32_t length) {
+    b->bits <<= length & 63;
     b->count -= length;
 }
 
@@ -309,7 +309,7 @@ typedef struct {
 } jpeg_place;
 
 typedef struct {
-    int16_t coefficients[72]; /* at jpeg_places; zeros but while there is `component` */
+    int16_t coefficients[64]; /* at jpeg_places; zeros but while there is `component` */
     const jpeg_component *component;
     jpeg_place place;
 } jpeg_coefficients;
@@ -332,11 +332,11 @@ JPEG_INLINE int jpeg_read_dc(jpeg_bits *b, const jpeg_dc *dc, int *difference) {
         length = jpeg_code(&dc->codes, b->bits, &size);
         if (!length)
             return JPEG_CODE;
-        jpeg_drop(b, length);
+        jpeg_drop(b, (uint32_t)length);
         *difference = size ? jpeg_value(b->bits, size) : 0;
         length = size;
     }
-    jpeg_drop(b, length);
+    jpeg_drop(b, (uint32_t)length);
     return JPEG_DONE;
 }
 
@@ -353,8 +353,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t 
             to = k + JPEG_ADVANCE(entry);
             if (to > 62)
                 goto leave;
-            b->bits <<= entry & 63;
-            b->count -= (int)(entry & 63);
+            jpeg_drop(b, entry);
             if (values) {
                 put[jpeg_places[to]] = (int16_t)((int32_t)entry >> 25);
                 put[jpeg_places[k + JPEG_FIRST(entry)]] = (int16_t)((int32_t)(entry << 7) >> 25);
@@ -366,7 +365,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t 
         if (to >= k + 64 && to <= 62 + 64 && JPEG_ADVANCE(entry) != JPEG_SLOW) {
             if (values)
                 put[jpeg_places[k + JPEG_FIRST(entry)]] = (int16_t)((int32_t)(entry << 7) >> 25);
-            jpeg_drop(b, (int)(entry & 63));
+            jpeg_drop(b, entry);
             return to - 64;
         }
         /* One symbol alone: a long one, or of several at once one is the block's last. */
@@ -377,7 +376,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t 
             length = jpeg_code(&ac->codes, b->bits, &symbol);
         if (!length)
             return JPEG_CODE;
-        jpeg_drop(b, length);
+        jpeg_drop(b, (uint32_t)length);
         int size = symbol & 15, run = symbol >> 4;
         if (!size && run < 15)
             return k;
@@ -387,7 +386,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t 
         if (size) {
             if (values)
                 put[jpeg_places[k]] = (int16_t)jpeg_value(b->bits, size);
-            jpeg_drop(b, size);
+            jpeg_drop(b, (uint32_t)size);
         }
         if (k == 63)
             return k;
@@ -739,19 +738,19 @@ JPEG_INLINE int jpeg_run_any(jpeg_scan *s) {
     const int fast = s->fast;
     memset(&work, 0, sizeof work);
     jpeg_open(s);
-    b.bits = s->bits, b.at = s->at, b.count = s->count;
+    b.bits = s->bits, b.at = s->at, b.count = (unsigned)s->count;
     s->restarts = 0;
     for (int row = 0; row < s->down; row++)
         for (int column = 0; column < s->across; column++) {
             if (s->interval && left-- == 0) {
-                s->bits = b.bits, s->at = b.at, s->count = b.count;
+                s->bits = b.bits, s->at = b.at, s->count = b.count & 63;
                 if ((status = jpeg_restart(s)))
                     return status;
-                b.bits = s->bits, b.at = s->at, b.count = s->count;
+                b.bits = s->bits, b.at = s->at, b.count = (unsigned)s->count;
                 left = s->interval - 1;
             }
             if (b.at >= s->limit) {
-                s->bits = b.bits, s->at = b.at, s->count = b.count;
+                s->bits = b.bits, s->at = b.at, s->count = b.count & 63;
                 if ((status = jpeg_more(s)))
                     return status;
                 b.at = s->at;
@@ -771,7 +770,7 @@ JPEG_INLINE int jpeg_run_any(jpeg_scan *s) {
                     }
         }
     jpeg_finish(&work.two[work.turn ^ 1]);
-    s->bits = b.bits, s->at = b.at, s->count = b.count;
+    s->bits = b.bits, s->at = b.at, s->count = b.count & 63;
     return jpeg_close(s);
 }
 

@@ -252,7 +252,9 @@ def test_a_shrunk_sample_is_the_mean_of_those_that_it_stands_for(sampling: str, 
             given = model(file)
             for found, wanted in zip(planes(file, scale, scale), means(given, scale), strict=True):
                 assert found.shape == wanted.shape
-                assert np.abs(found - np.clip(wanted, 0, 255)).max() <= 0.525  # 14 bits of fraction, and 3 between the two passes
+                assert (
+                    np.abs(found - np.clip(wanted, 0, 255)).max() <= 0.525
+                )  # 14 bits of fraction, and 3 between the two passes
 
 
 @pytest.mark.parametrize("scale", SCALES[1:])
