@@ -114,6 +114,26 @@ cdef extern from * nogil:
         memcpy(lower, &one, 4);
         memcpy(upper, &other, 4);
     }
+    /* The sum of the bytes' sizes, taken as signed: of 0 to 128 each. */
+    static inline int sizes(const uint8_t *row, Py_ssize_t size) {
+        typedef int8_t signed_t __attribute__((vector_size(16)));
+        typedef uint16_t halves_t __attribute__((vector_size(16)));
+        int total = 0;
+        Py_ssize_t i = 0;
+        while (i + 16 <= size) {
+            halves_t sums = {0};
+            for (int n = 0; n < 128 && i + 16 <= size; n++, i += 16) {
+                signed_t bytes, less;
+                memcpy(&bytes, row + i, 16);
+                less = bytes < 0;
+                halves_t both = (halves_t) ((bytes ^ less) - less);
+                sums += (both & 255) + (both >> 8);
+            }
+            for (int lane = 0; lane < 8; lane++) total += sums[lane];
+        }
+        for (; i < size; i++) total += row[i] < 128 ? row[i] : 256 - row[i];
+        return total;
+    }
     static inline lanes_t no_lanes(void) {
         return (lanes_t) {0};
     }
@@ -127,6 +147,7 @@ cdef extern from * nogil:
         pass
     ctypedef struct lanes_t:
         pass
+    int sizes(const uint8_t *, Py_ssize_t)
     bytes_t no_bytes()
     lanes_t no_lanes()
     bytes_t pixel_at(const uint8_t *)
@@ -157,6 +178,7 @@ cdef uint8_t LENGTH_EXTRA[29]
 cdef uint16_t LENGTH_BASE[29]
 cdef uint8_t LENGTH_SYMBOL[259]
 cdef int16_t WEIGHTS[2048]
+cdef int[3] FILTERS = [2, 1, 4]  # the earlier one is taken where two are as good
 # In which order the lengths of the lengths' codes are written: RFC 1951, 3.2.7
 cdef uint8_t[19] ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15]
 
@@ -239,40 +261,35 @@ cdef void turn(const uint8_t *source, uint8_t *result, Py_ssize_t width, int siz
             store64(result + 8 * i, turned(load64(source + 8 * i), 8))
 
 
-cdef uint32_t subtract(
+cdef void subtract(
     const uint8_t *row, const uint8_t *other, uint8_t *result, Py_ssize_t size
 ) noexcept nogil:
-    """Each byte less the other row's; the sum of the differences' sizes."""
+    """Each byte less the other row's."""
     cdef Py_ssize_t i
-    cdef uint32_t total = 0
-    cdef uint8_t value
     for i in range(size):
-        value = row[i] - other[i]
-        result[i] = value
-        total += min(value, <uint8_t> -value)
-    return total
+        result[i] = row[i] - other[i]
 
 
-cdef uint32_t subtract_paeth(
+cdef void subtract_paeth(
     const uint8_t *row, const uint8_t *above, uint8_t *result, Py_ssize_t size, Py_ssize_t pixel
 ) noexcept nogil:
-    """Each byte less Paeth's prediction; the sum of the differences' sizes."""
+    """Each byte less Paeth's prediction."""
     cdef Py_ssize_t i
-    cdef uint32_t total = 0
-    cdef int16_t a, b, c, up, left, pa, pb, pc, least
-    cdef uint8_t value
+    cdef int16_t a, b, c, turn, low, high
     for i in range(size):
         a, b, c = row[i - pixel], above[i], above[i - pixel]
-        up, left = b - c, a - c
-        pa = up if up > 0 else -up
-        pb = left if left > 0 else -left
-        pc = up + left
-        pc = pc if pc > 0 else -pc
-        least = min(pa, min(pb, pc))
-        value = row[i] - <uint8_t> (a if pa == least else (b if pb == least else c))
-        result[i] = value
-        total += min(value, <uint8_t> -value)
-    return total
+        low, high, turn = min(a, b), max(a, b), 3 * c - a - b
+        result[i] = row[i] - <uint8_t> (high if turn <= low else (low if turn >= high else c))
+
+
+cdef void subtract_by(
+    int kind, const uint8_t *row, const uint8_t *above, uint8_t *result, Py_ssize_t size, int pixel
+) noexcept nogil:
+    """A row filtered by Sub (1), Up (2) or Paeth (4)."""
+    if kind == 4:
+        subtract_paeth(row, above, result, size, pixel)
+    else:
+        subtract(row, above if kind == 2 else row - pixel, result, size)
 
 
 cdef uint32_t adler(uint32_t before, const uint8_t *data, Py_ssize_t size) noexcept nogil:
@@ -333,8 +350,8 @@ cdef Py_ssize_t tokenise(
                 first, end = place, place + 4
                 while first > start and data[first - 1] == data[place]:
                     first -= 1
-                while end + 4 <= size and load32(data + end) == word:
-                    end += 4
+                while end + 8 <= size and load64(data + end) == (<uint64_t> word << 32 | word):
+                    end += 8
                 while end < size and data[end] == data[place]:
                     end += 1
                 place = end
@@ -597,9 +614,9 @@ cdef uint8_t *put_rows(
     cdef Token *tokens = <Token *> work
     cdef uint8_t *block = work + (BLOCK + size + 1) // MIN_RUN * sizeof(Token) + 2 * sizeof(Token)
     cdef uint8_t *rows[4]
-    cdef uint32_t least, total, check = 1
+    cdef uint32_t check = 1
     cdef Bits bits
-    cdef int i, steady = 0, kind = 0, chosen
+    cdef int i, least, total, steady = 0, kind = 0, chosen
     for i in range(4):
         rows[i] = block + BLOCK + size + 2 * PAD + i * (size + 2 * PAD)
     memset(rows[0] - PAD, 0, PAD)
@@ -609,22 +626,19 @@ cdef uint8_t *put_rows(
     for y in range(height):
         turn(pixels + y * stride, rows[0], width, pixel)
         if steady < STEADY or not y & 3:
-            least, chosen = subtract(rows[0], rows[1], rows[2], size), 2
-            if least:
-                total = subtract(rows[0], rows[0] - pixel, rows[3], size)
-                if total < least:
-                    least, chosen = total, 1
+            least = chosen = -1
+            for i in range(3):
+                subtract_by(FILTERS[i], rows[0], rows[1], rows[3], size, pixel)
+                total = sizes(rows[3], size)
+                if least < 0 or total < least:
+                    least, chosen = total, FILTERS[i]
                     rows[2], rows[3] = rows[3], rows[2]
-                total = subtract_paeth(rows[0], rows[1], rows[3], size, pixel)
-                if total < least:
-                    least, chosen = total, 4
-                    rows[2], rows[3] = rows[3], rows[2]
+                if not least:
+                    break
             steady = steady + 1 if chosen == kind else 0
             kind = chosen
-        elif kind == 4:
-            subtract_paeth(rows[0], rows[1], rows[2], size, pixel)
         else:
-            subtract(rows[0], rows[1] if kind == 2 else rows[0] - pixel, rows[2], size)
+            subtract_by(kind, rows[0], rows[1], rows[2], size, pixel)
         block[filled] = kind
         memcpy(block + filled + 1, rows[2], size)
         filled += 1 + size

@@ -35,15 +35,19 @@ BYTES = {GRAY: 1, RGB: 3, PALETTE: 1, RGB_ALPHA: 4}  # of a pixel of 8 bits, whe
 
 
 class Chunk(NamedTuple):
-    """One chunk; `data` is a view, nothing is copied."""
+    """One chunk, framed by its length, kind and checksum; a view, nothing is copied."""
 
     kind: bytes
-    data: memoryview
-    crc: int
+    framed: memoryview
+
+    @property
+    def data(self) -> memoryview:
+        """What is within the frame."""
+        return self.framed[8:-4]
 
     def checked(self) -> memoryview:
         """The chunk's data, if its checksum (5.5) is right."""
-        if deflate.crc32(self.data, deflate.crc32(self.kind)) != self.crc:
+        if deflate.crc32(self.framed[4:-4]) != int.from_bytes(self.framed[-4:]):
             raise Damaged(f"PNG's chunk {self.kind!r} has a wrong checksum")
         return self.data
 
@@ -52,7 +56,7 @@ class Detail(NamedTuple):
     """What the header's walk found for the decoder."""
 
     pixel: int  # bytes of a stored pixel, where the picture is read by _png; else 0, and OpenCV reads it
-    packed: int  # bytes of the data of all IDAT
+    joined: int  # bytes of the chunks that are put together for the decoder
     key: int | None  # a gray picture's value that is transparent, as decoded
 
 
@@ -66,7 +70,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
         end = place + 8 + length
         if end + 4 > len(data):
             raise Damaged("PNG data ends early")
-        yield Chunk(kind, view[place + 8 : end], *struct.unpack_from(">I", data, end))
+        yield Chunk(kind, view[place : end + 4])
         if kind == b"IEND":
             return
         place = end + 4
@@ -136,8 +140,12 @@ class Png(Format):
         if data[12:16] != b"IHDR":
             raise Damaged("PNG does not begin with its header")
         seen: dict[bytes, bytes] = {}
-        xmp, packed = None, 0
+        order: list[bytes] = []
+        xmp, packed, pieces = None, 0, 0
         for chunk in chunks(data):
+            asked = chunk.kind[:1].isupper() or chunk.kind == b"tRNS"
+            if asked and (chunk.kind, order[-1:]) != (b"IDAT", [b"IDAT"]):
+                order.append(chunk.kind)
             if chunk.kind == b"acTL":
                 raise Unsupported("APNG (an animated PNG) is not read")
             if chunk.kind in (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf") and chunk.kind not in seen:
@@ -147,6 +155,7 @@ class Png(Format):
             elif chunk.kind == b"IDAT":
                 seen[b"IDAT"] = b""
                 packed += len(chunk.data)
+                pieces += 1
         if len(seen[b"IHDR"]) != 13 or b"IDAT" not in seen:
             raise Damaged("PNG has no pixels")
         width, height, bits, color_type, compression, filters, interlace = struct.unpack(">IIBBBBB", seen[b"IHDR"])
@@ -164,7 +173,8 @@ class Png(Format):
         if color_type == GRAY and clear:  # the value that is transparent, as decoded: below 8 bit it is spread
             key = int.from_bytes(seen[b"tRNS"]) & (2**bits - 1)
             key = key * 255 // (2**bits - 1) if bits < 8 else key
-        plain = not interlace and (not clear or color_type in (PALETTE, RGB_ALPHA))
+        before = [b"PLTE"] * (color_type == PALETTE) + [b"tRNS"] * (color_type == PALETTE and clear)
+        plain = not interlace and order == [b"IHDR", *before, b"IDAT", b"IEND"]
         pixel = BYTES.get(color_type, 0) * (bits // 8) if plain else 0
         if width * pixel > MAX_ROW or height * (1 + width * pixel) > MAX_ROWS:
             pixel = 0
@@ -174,7 +184,7 @@ class Png(Format):
                 _profile(seen[b"iCCP"]) if b"iCCP" in seen else None,
                 exif.upright(seen.get(b"eXIf")), exif.upright_xmp(xmp),
             ),
-            detail=Detail(pixel, packed, key),
+            detail=Detail(pixel, packed if pieces > 1 or not pixel else 0, key),
         )  # fmt: skip
 
     def decode_peak(self, header: Header) -> int:
@@ -184,10 +194,10 @@ class Png(Format):
         """
         detail: Detail = header.detail
         if not detail.pixel:
-            return detail.packed + int(header.nbytes * (self.decode_cost if detail.key is None else 2.7))
+            return detail.joined + int(header.nbytes * (self.decode_cost if detail.key is None else 2.7))
         row = 1 + header.width * detail.pixel
         colours = header.nbytes if detail.pixel < header.channels else 0
-        return detail.packed + (header.height + 6) * row + colours + 2**16
+        return detail.joined + (header.height + 6) * row + colours + 2**16
 
     def decode(self, data: bytes, header: Header) -> Pixels:
         """See Format. Every chunk's checksum is checked. OpenCV drops a gray picture's tRNS: done here.
@@ -202,10 +212,8 @@ class Png(Format):
                 found.append(chunk)
         if detail.pixel:
             opencv.require_room(self.decode_peak(header), f"PNG of {header.width}x{header.height}")
-            pixels = _pixels(found, header, detail.pixel)
-            if pixels is not None:
-                return pixels
-        file = b"".join([SIGNATURE, *(part for chunk in found for part in _framed(chunk.kind, chunk.data))])
+            return _pixels(found, header, detail.pixel)
+        file = b"".join([SIGNATURE, *(chunk.framed for chunk in found)])
         if detail.key is None:
             return opencv.decode(file, header, self.decode_cost)
         gray = opencv.decode(file, replace(header, channels=1), self.decode_cost)
@@ -222,7 +230,7 @@ class Png(Format):
         icc, notes = color.held(metadata.icc, pixels.shape[2])
         height, width, channels = pixels.shape
         color_type = {1: GRAY, 3: RGB, 4: RGB_ALPHA}[channels]
-        head: list[bytes | memoryview] = [SIGNATURE]
+        head = [SIGNATURE]
         head += _framed(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color_type, 0, 0, 0))
         if icc:
             head += _framed(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
@@ -237,17 +245,12 @@ class Png(Format):
         return Encoded(_png.write(pixels, b"".join(head)), notes)
 
 
-def _pixels(found: list[Chunk], header: Header, pixel: int) -> Pixels | None:
-    """The pixels, of chunks in the plainest order; None where they are in another."""
-    kinds = [chunk.kind for chunk in found]
-    start = kinds.index(b"IDAT")
-    palette = header.channels != 1 and pixel == 1
-    before = [b"IHDR", *([b"PLTE"] if palette else []), *([b"tRNS"] if palette and header.channels == 4 else [])]
-    if kinds != [*before, *[b"IDAT"] * (len(kinds) - len(before) - 1), b"IEND"]:
-        return None
+def _pixels(found: list[Chunk], header: Header, pixel: int) -> Pixels:
+    """The pixels, of chunks in the plainest order: IHDR, a palette's PLTE and tRNS, IDAT, IEND."""
     height, width = header.height, header.width
+    palette = header.channels != 1 and pixel == 1
     size = height * (1 + width * pixel)
-    packed = [chunk.data for chunk in found[start:-1]]
+    packed = [chunk.data for chunk in found if chunk.kind == b"IDAT"]
     try:
         rows = deflate.zlib_decompress(packed[0] if len(packed) == 1 else b"".join(packed), size)
     except deflate.DeflateError:
@@ -268,6 +271,6 @@ def _pixels(found: list[Chunk], header: Header, pixel: int) -> Pixels | None:
     return pixels.reshape(height, width, -1)
 
 
-def _framed(kind: bytes, data: bytes | memoryview) -> list[bytes | memoryview]:
+def _framed(kind: bytes, data: bytes) -> list[bytes]:
     """A chunk's parts: length, kind, data, checksum."""
     return [struct.pack(">I", len(data)), kind, data, struct.pack(">I", deflate.crc32(data, deflate.crc32(kind)))]
