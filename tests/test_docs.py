@@ -93,7 +93,9 @@ def test_every_test_that_the_page_of_safety_names_is_there_and_every_row_has_one
         assert "`test_" in line or "`fuzz/run" in line, line
 
 
-def test_the_kernels_benchmark_runs_and_finds_them_equal_to_numpy() -> None:
+def test_the_kernels_benchmark_runs_and_finds_them_equal_to_numpy_and_opencv() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "kernels.py"), "16"]
     printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["premultiply", "unpremultiply", "is_opaque"]
+    kernels, pngs = (part.splitlines()[1:] for part in printed.split("\n\n"))
+    assert [line.split()[0] for line in kernels] == ["premultiply", "unpremultiply", "is_opaque"]
+    assert [line[:12].strip() for line in pngs] == ["BGR", "gray", "BGRA", "BGR 16 bit", "screen"]

@@ -152,14 +152,13 @@ def test_rows_of_any_filters_are_read_as_the_model_has_them(data: st.DataObject)
     assert np.array_equal(read_back(filtered(stored(source), kinds, pixel), width, pixel), source)
 
 
-def test_paeths_choice_is_the_standards_for_every_three_bytes() -> None:
+def test_paeths_choice_is_the_standards_whatever_is_left_and_above() -> None:
     a, b = (side.ravel() for side in np.meshgrid(np.arange(256), np.arange(256)))
-    for c in range(256):
-        rows = np.zeros((2, 2 * 65536 * 1), np.uint8)
+    for c in range(0, 256, 5):
+        rows = np.zeros((2, 2 * 65536), np.uint8)
         rows[0, 0::2], rows[0, 1::2], rows[1, 0::2] = c, b, a
-        # pixels of 1 byte: each second one has these three about it; those between are undone to the same source
-        wide = filtered(rows, [0, 4], 1)
-        assert np.array_equal(read_back(wide, rows.shape[1], 1)[:, :, 0], rows)
+        # each second one below has these three about it
+        assert np.array_equal(read_back(filtered(rows, [0, 4], 1), rows.shape[1], 1)[:, :, 0], rows)
 
 
 @pytest.mark.parametrize("pixel", PIXELS)
