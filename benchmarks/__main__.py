@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     tiny = Pictures.tiny()
     plan = Plan(1, 0.0, 1, 1, tiny, (tiny.one,)) if options.smoke else Plan(options.rounds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended
+    out = options.out or (None if options.smoke or options.only else Path(__file__).parent)
     begun, found = time.monotonic(), []
     for target in options.only or TARGETS:
         with tempfile.TemporaryDirectory(prefix="falconimg-benchmarks-") as folder:
@@ -48,10 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.write(report.line(row) + "\n")
                 sys.stdout.flush()
                 found.append(row)
-    seconds = time.monotonic() - begun
-    out = options.out or (None if options.smoke or options.only else Path(__file__).parent)
+        seconds = time.monotonic() - begun
+        if out:  # after each target, so that a run which is ended leaves what it has measured
+            report.write(out, plan, seconds, found)
     if out:
-        report.write(out, plan, seconds, found)
         plot.write(out, found)
     sys.stdout.write(
         f"{sum(claim.met for row in found for claim in row.claims.values())} of "
