@@ -578,7 +578,7 @@ def _load(plan: Plan, image: Image, header: formats.Header) -> formats.Load:
 
 
 def _fine(needs: tuple[int, int], size: tuple[int, int], shrink: int, orientation: int) -> bool:
-    """Whether a picture of that (height, width) may be shrunk so when of its shrunk sides at least so much is needed."""
+    """Whether a picture of that (height, width) may be shrunk so, when so many of its rows and columns are needed."""
     if orientation > 1 and any(side % shrink for side in size):
         return False  # turned, what is only part of a pixel would come first
     exactly = all(need * shrink == side for need, side in zip(needs, size, strict=True))
