@@ -90,6 +90,8 @@ def averages(array: Array) -> bool:
 
 def _averaged(array: Array, height: int, width: int, window: Rectangle, smooth: bool) -> Array:
     """Area within a level of exact, at a fraction of what OpenCV's takes."""
+    if window == (0, 0, height, width) == (0, 0, *array.shape[:2]):
+        return array
     if isinstance(array, Planes):
         # the chroma of an odd side stands for a pixel more than there is
         high, wide = (height + 1) // 2, (width + 1) // 2
