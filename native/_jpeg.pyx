@@ -3,7 +3,8 @@
 """Baseline JPEG to the planes that it stores, whole or shrunk on load.
 
 Source: ITU-T T.81: A.1.1 (components), B.1 (markers), B.2 (segments); T.871, 10.1 (APP0); T.872, 6.5.3
-(APP14). What is not of the usual kind is left to a library: UnsupportedError says so. The loops are in jpeg.h.
+(APP14). What is not of the usual kind is left to a library, which UnsupportedError says. The loops are in
+jpeg.h.
 """
 
 from libc.math cimport M_PI, cos, lround, sqrt
@@ -59,7 +60,7 @@ cdef dict FAULTS = {
 
 
 cdef void fill_weights() noexcept:
-    """Of coefficient u, A.3.3's C(u)/2 cos((2x + 1)u pi / 16) times sqrt(8): its mean over a sample's part of x."""
+    """The mean over a sample's part of x of A.3.3's C(u)/2 cos((2x + 1)u pi / 16), times sqrt(8)."""
     cdef int i, j, k, x, u, scale
     cdef double mean
     for i in range(2):
@@ -333,11 +334,11 @@ def planes(data, int luma=1, int chroma=1):
     """The samples of a baseline JPEG of 8 bits: gray, or YCbCr sampled 4:4:4, 4:2:2, 4:4:0 or 4:2:0.
 
     data: the whole file, any object of contiguous bytes. luma, chroma: 1, 2, 4 or 8, by what the component's
-    sides are divided: a sample is then the mean of as many by as many of the full picture, before they are cut to
-    0-255. At 1 the samples are libjpeg's (its accurate integer inverse DCT).
+    sides are divided: a sample is then the mean of as many by as many of the full picture, before they are
+    cut to 0-255, and at most 0.52 from it. At 1 the samples are libjpeg's (its accurate integer inverse DCT).
 
     Returns one or three arrays (h, w) of uint8: Y, then Cb and Cr. A side is the component's (T.81, A.1.1),
-    divided, rounded up. GIL-free but for the header. Besides them it takes 300 kB at most.
+    divided, rounded up. GIL-free but for the header. Besides them it takes 100 kB at most.
 
     Raises:
         DamagedError: the data is cut or wrong

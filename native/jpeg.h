@@ -1,10 +1,11 @@
 /* The inner loops of _jpeg.pyx: Huffman codes to blocks, and blocks to samples.
 
-In C for what Cython cannot say: vectors of samples, a second build of the same loops for newer processors, and
-functions that must be inlined for their bits to stay in registers.
+In C for what Cython cannot say: vectors of samples, a second build of the same loops for newer processors,
+and functions that must be inlined for their bits to stay in registers.
 
-Source: ITU-T T.81: F.2.2 (Huffman decoding), A.3.6 (zigzag), B.1.1.5 (byte stuffing); the integer inverse DCT is that
-of Loeffler, Ligtenberg and Moschytz (ICASSP 1989, figure 1) with 13 bits of fraction, whose rounding is libjpeg's. */
+Source: ITU-T T.81: F.2.2 (Huffman decoding), A.3.6 (zigzag), B.1.1.5 (byte stuffing); the integer inverse DCT
+is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989, figure 1) with 13 bits of fraction, whose rounding
+is libjpeg's. */
 
 #ifndef FALCONIMG_JPEG_H
 #define FALCONIMG_JPEG_H
@@ -24,12 +25,22 @@ enum {
     JPEG_FAST = 11, /* the most bits of a table for AC */
     JPEG_DC = 10,   /* the bits of a table for DC */
     JPEG_CHUNK = 16384,
-    JPEG_MARGIN = 2048 /* more than one MCU takes: 6 blocks of 64 symbols of at most 31 bits, and 8 bytes ahead */
+    /* more than one MCU takes: 6 blocks of 64 symbols of at most 31 bits, and 8 bytes ahead */
+    JPEG_MARGIN = 2048
 };
 
-enum { JPEG_DONE = 0, JPEG_ENDS = -1, JPEG_CODE = -2, JPEG_BEYOND = -3, JPEG_MARKER = -4, JPEG_EXTRA = -5, JPEG_RANGE = -6 };
+enum {
+    JPEG_DONE = 0,
+    JPEG_ENDS = -1,
+    JPEG_CODE = -2,
+    JPEG_BEYOND = -3,
+    JPEG_MARKER = -4,
+    JPEG_EXTRA = -5,
+    JPEG_RANGE = -6
+};
 
-/* The codes of one table, T.81 annex C: a window of 16 bits begins with a code of n bits or fewer if below limit[n]. */
+/* The codes of one table, T.81 annex C: a window of 16 bits begins with a code of n bits or fewer
+   if below limit[n]. */
 typedef struct {
     uint32_t limit[17];
     int32_t offset[17];
@@ -41,9 +52,9 @@ typedef struct {
    7 bits: how far the index goes: less than 64, or 64 more if the block ends with them, or JPEG_SLOW;
    5 bits: how far to the first value; to the second it is all the way;
    7 bits each: the values, if there is only one as the first.
-   JPEG_SLOW: no whole symbol fits; there is the length of a code, and its symbol in the 8 bits from 18 on; or none.
+   JPEG_SLOW: no whole symbol fits; there is a code's length and, in the 8 bits from 18 on, its symbol; or 0.
    Of `skip`, where values do not matter, the first 13 of these bits, for any number of symbols.
-   Of `dc`: the length, 0 if it does not fit; above 16 bits the difference. */
+   Of `fast` for DC: the length, 0 if it does not fit; above 16 bits the difference. */
 typedef struct {
     uint32_t ac[1 << JPEG_FAST];
     uint16_t skip[1 << JPEG_FAST];
@@ -60,41 +71,42 @@ enum { JPEG_SLOW = 127 };
 #define JPEG_ADVANCE(entry) ((int)((entry) >> 6 & 127))
 #define JPEG_FIRST(entry) ((int)((entry) >> 13 & 31))
 
-typedef void (*jpeg_inverter)(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride);
+typedef void (*jpeg_inverter)(
+    const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride);
 
 typedef struct {
-    int across, down;      /* blocks in an MCU */
-    int side;              /* of a block, in samples: 8, 4, 2 or 1 */
-    int width, height;     /* of the plane, in samples */
-    uint8_t *plane;        /* width * height samples */
+    int across, down;  /* blocks in an MCU */
+    int side;          /* of a block, in samples: 8, 4, 2 or 1 */
+    int width, height; /* of the plane, in samples */
+    uint8_t *plane;    /* width * height samples */
     const jpeg_ac *ac;
     const jpeg_dc *dc;
     jpeg_inverter inverse; /* from coefficients to side * side samples */
     int32_t predictor;
-    uint16_t quant[64];                /* at jpeg_places */
+    uint16_t quant[64]; /* at jpeg_places */
 } jpeg_component;
 
 typedef struct {
     const uint8_t *next, *end; /* entropy-coded data as it is in the file */
-    const uint8_t *at, *stop, *limit; /* in the buffer: what is not in `bits` yet, its end, and when to ask for more */
+    /* in the buffer: what is not in `bits` yet, its end, and when to ask for more */
+    const uint8_t *at, *stop, *limit;
     uint64_t bits;
     int count;
-    int ended;    /* what follows in the file is a marker, or nothing */
-    int fast;     /* bits that index ac and skip */
+    int ended;                    /* what follows in the file is a marker, or nothing */
+    int fast;                     /* bits that index ac and skip */
     int components, across, down; /* MCUs */
-    int interval; /* MCUs between restart markers, or 0 */
+    int interval;                 /* MCUs between restart markers, or 0 */
     int restarts;
     jpeg_component component[3];
     uint8_t buffer[JPEG_CHUNK + JPEG_MARGIN + 64];
 } jpeg_scan;
 
-/* Where coefficient k of the zigzag (A.3.6) is kept, so that vectors find two rows side by side: of rows 0 and 4 their
-   first columns, their second ones and so on, then rows 2 and 6, 1 and 7, 5 and 3. */
-static const uint8_t jpeg_places[64] = {
-    0, 2, 32, 16, 34, 4, 6, 36, 18, 49, 1, 51, 20, 38, 8, 10,
-    40, 22, 53, 3, 48, 17, 50, 5, 55, 24, 42, 12, 14, 44, 26, 57,
-    7, 52, 19, 33, 35, 21, 54, 9, 59, 28, 46, 30, 61, 11, 56, 23,
-    37, 39, 25, 58, 13, 63, 15, 60, 27, 41, 43, 29, 62, 31, 45, 47};
+/* Where coefficient k of the zigzag (A.3.6) is kept, so that vectors find two rows side by side: of rows 0
+   and 4 their first columns, their second ones and so on, then rows 2 and 6, 1 and 7, 5 and 3. */
+static const uint8_t jpeg_places[64] = {0,  2,  32, 16, 34, 4,  6,  36, 18, 49, 1,  51, 20, 38, 8,  10,
+                                        40, 22, 53, 3,  48, 17, 50, 5,  55, 24, 42, 12, 14, 44, 26, 57,
+                                        7,  52, 19, 33, 35, 21, 54, 9,  59, 28, 46, 30, 61, 11, 56, 23,
+                                        37, 39, 25, 58, 13, 63, 15, 60, 27, 41, 43, 29, 62, 31, 45, 47};
 
 static const uint8_t jpeg_rows[8] = {0, 4, 2, 6, 1, 7, 5, 3};
 
@@ -117,7 +129,7 @@ JPEG_INLINE int jpeg_code(const jpeg_codes *codes, uint64_t bits, int *symbol) {
     return 0;
 }
 
-/* Takes B.2.4.2's counts and symbols; -1 if they are no code, as codes of nothing but ones are none (annex C). */
+/* From B.2.4.2's counts and symbols; -1 if they are no code, as one of nothing but ones is none (annex C). */
 static int jpeg_derive(jpeg_codes *codes, const uint8_t *counts, const uint8_t *symbols, int total) {
     uint32_t code = 0;
     int32_t index = 0;
@@ -136,7 +148,8 @@ static int jpeg_derive(jpeg_codes *codes, const uint8_t *counts, const uint8_t *
 }
 
 JPEG_INLINE uint32_t jpeg_entry(int length, int advance, int first, int value, int other) {
-    return (uint32_t)length | (uint32_t)advance << 6 | (uint32_t)first << 13 | ((uint32_t)value & 127) << 18 | (uint32_t)other << 25;
+    return (uint32_t)length | (uint32_t)advance << 6 | (uint32_t)first << 13 | ((uint32_t)value & 127) << 18 |
+           (uint32_t)other << 25;
 }
 
 /* The first symbol of a window, by its code's length (above 8 bits) and itself. */
@@ -146,16 +159,19 @@ JPEG_INLINE uint32_t jpeg_single(const uint16_t *found, int fast, uint32_t windo
         return (uint32_t)length | JPEG_SLOW << 6 | 1 << 13 | (uint32_t)symbol << 18;
     if (!size)
         return run == 15 ? jpeg_entry(length, 16, 16, 0, 0) : jpeg_entry(length, 64, 1, 0, 0);
-    return jpeg_entry(length + size, run + 1, run + 1, jpeg_value((uint64_t)window << (64 - fast + length), size), 0);
+    return jpeg_entry(
+        length + size, run + 1, run + 1, jpeg_value((uint64_t)window << (64 - fast + length), size), 0);
 }
 
-/* found[window]: the code that a window of so many bits begins with, its length above 8 bits of symbol, or 0. */
+/* found[window]: the code that so many bits begin with, its length above 8 bits of symbol; or 0. */
 static void jpeg_find(const jpeg_codes *codes, int fast, uint16_t *found) {
     uint32_t window = 0;
     for (int length = 1; length <= fast; length++) {
         uint32_t limit = codes->limit[length] >> (16 - fast);
-        for (; window < limit; window++)
-            found[window] = (uint16_t)(length << 8 | codes->symbols[((int32_t)(window >> (fast - length)) - codes->offset[length]) & 255]);
+        for (; window < limit; window++) {
+            int32_t index = (int32_t)(window >> (fast - length)) - codes->offset[length];
+            found[window] = (uint16_t)(length << 8 | codes->symbols[index & 255]);
+        }
     }
     for (; window < 1u << fast; window++)
         found[window] = 0;
@@ -170,7 +186,9 @@ static void jpeg_ac_values(jpeg_ac *table, int fast, int pairs) {
             uint32_t two = jpeg_single(found, fast, window << (one & 63) & ((1u << fast) - 1));
             int length = (int)((one & 63) + (two & 63));
             if (JPEG_ADVANCE(two) != JPEG_SLOW && length <= fast)
-                one = jpeg_entry(length, JPEG_ADVANCE(one) + JPEG_ADVANCE(two), JPEG_FIRST(one), (int)(one >> 18), (int)(two >> 18));
+                one = jpeg_entry(
+                    length, JPEG_ADVANCE(one) + JPEG_ADVANCE(two), JPEG_FIRST(one), (int)(one >> 18),
+                    (int)(two >> 18));
         }
         table->ac[window] = one;
     }
@@ -200,17 +218,20 @@ static void jpeg_dc_values(jpeg_dc *table) {
     jpeg_find(&table->codes, JPEG_DC, found);
     for (uint32_t window = 0; window < 1u << JPEG_DC; window++) {
         int length = found[window] >> 8, size = found[window] & 15;
-        int value = length && size && length + size <= JPEG_DC ? jpeg_value((uint64_t)window << (64 - JPEG_DC + length), size) : 0;
-        table->fast[window] = length && length + size <= JPEG_DC ? (uint32_t)(length + size) | (uint32_t)value << 16 : 0;
+        int value = length && size && length + size <= JPEG_DC
+                        ? jpeg_value((uint64_t)window << (64 - JPEG_DC + length), size)
+                        : 0;
+        table->fast[window] =
+            length && length + size <= JPEG_DC ? (uint32_t)(length + size) | (uint32_t)value << 16 : 0;
     }
 }
 
 /* ---- bits ---- */
 
 typedef struct {
-    uint64_t bits; /* the next ones from the highest on; below `count` of them is what `at` points to, or zeros */
+    uint64_t bits;     /* the next ones from the highest on; below `count` of them what `at` points to, or 0 */
     const uint8_t *at;
-    unsigned count; /* its lowest 6 bits, that no step needs to cut off what is above a length */
+    unsigned count;    /* in its lowest 6 bits, so that no step needs to cut off what is above a length */
 } jpeg_bits;
 
 /* At least 56 bits. */
@@ -232,7 +253,7 @@ JPEG_INLINE void jpeg_drop(jpeg_bits *b, uint32_t length) {
     b->count -= length;
 }
 
-/* Bytes without their stuffing into the buffer, up to a marker; and whether more bits were taken than there are. */
+/* Bytes without their stuffing into the buffer, up to a marker; JPEG_ENDS if more was taken than there is. */
 static JPEG_RARE int jpeg_more(jpeg_scan *s) {
     if (!s->ended) {
         uint8_t *to = s->buffer;
@@ -314,14 +335,14 @@ typedef struct {
     jpeg_place place;
 } jpeg_coefficients;
 
-/* A block is transformed when the next one has been read: vectors would have to wait for numbers written one by one
-   just before. */
+/* A block is transformed when the next one has been read: vectors would have to wait for numbers written one
+   by one just before. */
 typedef struct {
     jpeg_coefficients two[2];
     int turn;
 } jpeg_work;
 
-/* The DC coefficient's difference to the predictor, F.2.2.1; 32-bit, with 0x8000 and more for no code. */
+/* The DC coefficient's difference to the predictor, F.2.2.1; a status. */
 JPEG_INLINE int jpeg_read_dc(jpeg_bits *b, const jpeg_dc *dc, int *difference) {
     jpeg_refill(b);
     uint32_t entry = dc->fast[b->bits >> (64 - JPEG_DC)];
@@ -362,7 +383,7 @@ JPEG_INLINE int jpeg_read_ac(jpeg_bits *b, const jpeg_ac *ac, int fast, int16_t 
         }
         continue;
     leave:
-        if (to >= k + 64 && to <= 62 + 64 && JPEG_ADVANCE(entry) != JPEG_SLOW) {
+        if (to >= k + 64 && to <= 62 + 64) { /* the block's end; JPEG_SLOW is farther */
             if (values)
                 put[jpeg_places[k + JPEG_FIRST(entry)]] = (int16_t)((int32_t)(entry << 7) >> 25);
             jpeg_drop(b, entry);
@@ -407,19 +428,20 @@ typedef uint32_t jpeg_uint8 __attribute__((vector_size(32)));
 
 /* Saturated to 16 bits after a shift to the right. */
 #if defined(__SSE2__)
-#define JPEG_NARROW(result, wide, bits)                                                          \
-    do {                                                                                         \
-        jpeg_int8 shifted_ = (jpeg_int8)(wide) >> (bits);                                        \
-        __m128i halves_[2];                                                                      \
-        memcpy(halves_, &shifted_, 32);                                                          \
-        (result) = (jpeg_short8)_mm_packs_epi32(halves_[0], halves_[1]);                         \
+#define JPEG_NARROW(result, wide, bits)                                                                      \
+    do {                                                                                                     \
+        jpeg_int8 shifted_ = (jpeg_int8)(wide) >> (bits);                                                    \
+        __m128i halves_[2];                                                                                  \
+        memcpy(halves_, &shifted_, 32);                                                                      \
+        (result) = (jpeg_short8)_mm_packs_epi32(halves_[0], halves_[1]);                                     \
     } while (0)
 #else
-#define JPEG_NARROW(result, wide, bits)                                                          \
-    do {                                                                                         \
-        jpeg_int8 shifted_ = (jpeg_int8)(wide) >> (bits), over_ = shifted_ > 32767, under_ = shifted_ < -32768; \
-        shifted_ = (shifted_ & ~(over_ | under_)) | (over_ & 32767) | (under_ & -32768);         \
-        (result) = __builtin_convertvector(shifted_, jpeg_short8);                               \
+#define JPEG_NARROW(result, wide, bits)                                                                      \
+    do {                                                                                                     \
+        jpeg_int8 shifted_ = (jpeg_int8)(wide) >> (bits), over_ = shifted_ > 32767,                          \
+                  under_ = shifted_ < -32768;                                                                \
+        shifted_ = (shifted_ & ~(over_ | under_)) | (over_ & 32767) | (under_ & -32768);                     \
+        (result) = __builtin_convertvector(shifted_, jpeg_short8);                                           \
     } while (0)
 #endif
 
@@ -429,7 +451,8 @@ JPEG_INLINE void jpeg_transform(const jpeg_ushort8 *in, jpeg_short8 *out, int sh
     jpeg_uint8 even0, even1, even2, even3, odd0, odd1, odd2, odd3;
     jpeg_uint8 c2 = JPEG_WIDE(in[2]), c1 = JPEG_WIDE(in[1]), c3 = JPEG_WIDE(in[3]);
     jpeg_uint8 c6 = JPEG_WIDE(in[6]), c5 = JPEG_WIDE(in[5]), c7 = JPEG_WIDE(in[7]);
-    jpeg_uint8 sum = (JPEG_WIDE(in[0] + in[4]) << 13) + rounding, difference = (JPEG_WIDE(in[0] - in[4]) << 13) + rounding;
+    jpeg_uint8 sum = (JPEG_WIDE(in[0] + in[4]) << 13) + rounding,
+               difference = (JPEG_WIDE(in[0] - in[4]) << 13) + rounding;
     jpeg_uint8 z = (c2 + c6) * 4433u, low = z - c6 * 15137u, high = z + c2 * 6270u;
     even0 = sum + high;
     even3 = sum - high;
@@ -499,19 +522,22 @@ static void jpeg_inverse(const int16_t *coefficients, const uint16_t *quant, uin
             out[i * stride + j] = jpeg_clamp(v[i][j] + 128);
 }
 
-/* What the transforms to 4 and to 2 samples take of each coefficient, times 2^14, by jpeg_places' order of rows, for
-   the first half of the samples; in the other half that of the last four, the odd ones, is negative. */
+/* What the transforms to 4 and to 2 samples take of each coefficient, times 2^14, by jpeg_places' order of
+   rows, for the first half of the samples; in the other half that of the last four, the odd ones, is
+   negative. */
 static int16_t jpeg_weights[2][2][8];
 
 /* The means of 2 x 2 or 4 x 4 samples of the full transform before they are rounded; half is 2 or 1. */
-JPEG_INLINE void jpeg_shrink(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride, int half) {
+JPEG_INLINE void
+jpeg_shrink(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride, int half) {
     int16_t rows[4][8]; /* three bits of fraction */
     for (int j = 0; j < 2 * half; j++) {
         const int16_t *weights = jpeg_weights[2 - half][j < half ? j : 2 * half - 1 - j];
         for (int x = 0; x < 8; x++) {
             uint32_t sum = 1 << 10;
             for (int k = 0; k < 8; k++) {
-                int place = k / 2 * 16 + 2 * x + k % 2, weight = j >= half && k >= 4 ? -weights[k] : weights[k];
+                int place = k / 2 * 16 + 2 * x + k % 2,
+                    weight = j >= half && k >= 4 ? -weights[k] : weights[k];
                 sum += (uint32_t)((int16_t)((uint32_t)coefficients[place] * quant[place]) * weight);
             }
             int row = (int32_t)sum >> 11;
@@ -540,7 +566,8 @@ static void jpeg_to_2(const int16_t *coefficients, const uint16_t *quant, uint8_
 #define JPEG_NEW __attribute__((target("avx2,bmi,bmi2")))
 
 JPEG_NEW JPEG_INLINE __m256i jpeg_rotate(__m256i both, int first, int second) {
-    return _mm256_madd_epi16(both, _mm256_set1_epi32((int)((uint32_t)first & 0xFFFF) | (int)((uint32_t)second << 16)));
+    return _mm256_madd_epi16(
+        both, _mm256_set1_epi32((int)((uint32_t)first & 0xFFFF) | (int)((uint32_t)second << 16)));
 }
 
 /* As jpeg_transform, of pairs of rows as jpeg_places has them; out[i] are 32 bits yet to be saturated. */
@@ -571,23 +598,28 @@ JPEG_NEW JPEG_INLINE void jpeg_transform_new(const __m256i *in, __m256i *out, in
 
 JPEG_NEW JPEG_INLINE __m256i jpeg_load(const int16_t *coefficients, const uint16_t *quant, int pair) {
     return _mm256_mullo_epi16(
-        _mm256_loadu_si256((const __m256i *)(coefficients + 16 * pair)), _mm256_loadu_si256((const __m256i *)(quant + 16 * pair)));
+        _mm256_loadu_si256((const __m256i *)(coefficients + 16 * pair)),
+        _mm256_loadu_si256((const __m256i *)(quant + 16 * pair)));
 }
 
 /* Two rows of 32 bits as two of 16, one after the other, their columns as jpeg_rows. */
 JPEG_NEW JPEG_INLINE __m256i jpeg_two_rows(__m256i first, __m256i second) {
-    const __m256i columns = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 14, 15, 10, 11, 6, 7));
+    const __m256i columns =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 14, 15, 10, 11, 6, 7));
     return _mm256_shuffle_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xD8), columns);
 }
 
 /* In each half, four columns of four 32-bit numbers as rows of bytes. */
 JPEG_NEW JPEG_INLINE __m256i jpeg_square(__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i square = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    __m256i bytes = _mm256_shuffle_epi8(_mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), square);
+    const __m256i square =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m256i bytes =
+        _mm256_shuffle_epi8(_mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), square);
     return _mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80));
 }
 
-JPEG_NEW static void jpeg_inverse_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+JPEG_NEW static void
+jpeg_inverse_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
     __m256i in[4], v[8], t[4], ac = _mm256_setzero_si256();
     for (int i = 0; i < 4; i++) {
         __m256i raw = _mm256_loadu_si256((const __m256i *)(coefficients + 16 * i));
@@ -624,7 +656,8 @@ JPEG_NEW static void jpeg_inverse_new(const int16_t *coefficients, const uint16_
 }
 /* Two pairs of pairs of rows, each times the weights of its place. */
 JPEG_NEW JPEG_INLINE __m256i jpeg_weigh(__m256i first, __m256i second, const int16_t *weights) {
-    return _mm256_add_epi32(jpeg_rotate(first, weights[0], weights[1]), jpeg_rotate(second, weights[2], weights[3]));
+    return _mm256_add_epi32(
+        jpeg_rotate(first, weights[0], weights[1]), jpeg_rotate(second, weights[2], weights[3]));
 }
 
 /* As jpeg_shrink with half = 2, of 8 or, with their upper half unused, 4 columns. */
@@ -638,7 +671,8 @@ JPEG_NEW JPEG_INLINE void jpeg_transform_4(const __m256i *in, __m256i *out, int 
     }
 }
 
-JPEG_NEW static void jpeg_to_4_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+JPEG_NEW static void
+jpeg_to_4_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
     __m256i in[4], v[4];
     for (int i = 0; i < 4; i++)
         in[i] = jpeg_load(coefficients, quant, i);
@@ -657,13 +691,17 @@ JPEG_NEW static void jpeg_to_4_new(const int16_t *coefficients, const uint16_t *
         memcpy(out + i * stride, &rows[i], 4);
 }
 
-JPEG_NEW static void jpeg_to_2_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
+JPEG_NEW static void
+jpeg_to_2_new(const int16_t *coefficients, const uint16_t *quant, uint8_t *out, ptrdiff_t stride) {
     const int16_t *weights = jpeg_weights[1][0];
     const __m256i rounding = _mm256_set1_epi32(1 << 10);
-    __m256i even = _mm256_add_epi32(jpeg_rotate(jpeg_load(coefficients, quant, 0), weights[0], weights[1]), rounding);
-    __m256i odd = jpeg_weigh(jpeg_load(coefficients, quant, 2), jpeg_load(coefficients, quant, 3), weights + 4);
+    __m256i even =
+        _mm256_add_epi32(jpeg_rotate(jpeg_load(coefficients, quant, 0), weights[0], weights[1]), rounding);
+    __m256i odd =
+        jpeg_weigh(jpeg_load(coefficients, quant, 2), jpeg_load(coefficients, quant, 3), weights + 4);
     __m256i rows = jpeg_two_rows(
-        _mm256_srai_epi32(_mm256_add_epi32(even, odd), 11), _mm256_srai_epi32(_mm256_sub_epi32(even, odd), 11));
+        _mm256_srai_epi32(_mm256_add_epi32(even, odd), 11),
+        _mm256_srai_epi32(_mm256_sub_epi32(even, odd), 11));
     rows = _mm256_madd_epi16(rows, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)weights)));
     int32_t sums[8];
     _mm256_storeu_si256((__m256i *)sums, _mm256_hadd_epi32(rows, rows));
@@ -701,7 +739,8 @@ JPEG_INLINE void jpeg_finish(jpeg_coefficients *block) {
 }
 
 /* One block from bits to samples, but for the transform of the last two; a status. */
-JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work *w, jpeg_place place, int values) {
+JPEG_INLINE int
+jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work *w, jpeg_place place, int values) {
     jpeg_coefficients *now = &w->two[w->turn];
     const int side = values ? c->side : 1;
     int difference;
@@ -726,7 +765,9 @@ JPEG_INLINE int jpeg_block(jpeg_bits *b, jpeg_component *c, int fast, jpeg_work 
     int64_t mean = side == 8 ? (flat + 16) >> 5 : ((int64_t)dc * c->quant[0] + 4) >> 3;
     flat = mean < -128 ? 0 : mean > 127 ? 255 : (int)mean + 128;
     for (int y = 0; y < side && y < place.high; y++)
-        memset(place.out + y * place.stride, flat, (size_t)(place.wide < side ? place.wide > 0 ? place.wide : 0 : side));
+        memset(
+            place.out + y * place.stride, flat,
+            (size_t)(place.wide < side ? place.wide > 0 ? place.wide : 0 : side));
     return JPEG_DONE;
 }
 

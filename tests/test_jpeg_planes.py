@@ -383,6 +383,36 @@ def test_restart_markers_must_be_the_right_ones_in_the_right_places() -> None:
         planes(rewritten(file, 0xDD, lambda body: []))
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_codes_that_do_not_exist_and_coefficients_past_the_last_are_damage(scale: int) -> None:
+    file = jpeg(pictures.gradient(8, 8, 1))
+    tables = iter([b"\0\1" + b"\0" * 15 + b"\0", b"\x10\1\1" + b"\0" * 14 + b"\xf1\0"])  # 0; 0 and 10
+    file = rewritten(file, 0xC4, lambda body: next(tables, []))
+    head = file[: scan_of(file)]
+
+    def scan(bits: str) -> bytes:
+        data = bytes(int(bits[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(bits), 8))
+        return head + data.replace(b"\xff", b"\xff\0") + b"\xff\xd9"
+
+    one = "01"  # the sixteenth coefficient from here is 1
+    assert planes(scan("0" + 3 * one + "10"), scale)[0].shape == (8 // scale, 8 // scale)
+    for bits in ("0" + 4 * one + "10", "0" + 3 * one + "1" * 30, "1" * 30):
+        with pytest.raises(DamagedError):
+            planes(scan(bits), scale)
+
+
+@pytest.mark.parametrize("sign", ["0", "1"])
+def test_a_dc_coefficient_past_16_bits_is_damage(sign: str) -> None:
+    file = jpeg(pictures.gradient(8, 24, 1))
+    tables = iter([b"\0\1" + b"\0" * 15 + b"\x0f", b"\x10\1" + b"\0" * 15 + b"\0"])
+    file = rewritten(file, 0xC4, lambda body: next(tables, []))
+    bits = ("0" + sign * 15 + "0") * 3  # each of the three blocks 32767 more or less than the one before
+    data = int(bits.ljust(56, "0"), 2).to_bytes(7).replace(b"\xff", b"\xff\0") + b"\xff\xd9"
+    for scale in SCALES:
+        with pytest.raises(DamagedError):
+            planes(file[: scan_of(file)] + data, scale)
+
+
 def test_damage_in_the_header_is_refused() -> None:
     file = jpeg(pictures.gradient(16, 16))
     twice = rewritten(file, 0xC0, lambda body: [body, body])
