@@ -440,6 +440,15 @@ def test_damage_in_the_header_is_refused() -> None:
             planes(other)
 
 
+@pytest.mark.parametrize("count", [2, 3, 255])
+def test_more_codes_than_a_length_has_are_a_wrong_table(count: int) -> None:
+    file = jpeg(pictures.gradient(16, 16))
+    other = rewritten(file, 0xC4, lambda body: body[:1] + bytes([count]) + b"\0" * 15 + bytes(count))
+    assert refuses(other)
+    with pytest.raises(DamagedError, match="table"):
+        planes(other)
+
+
 def test_what_is_not_of_the_usual_kind_is_left_to_a_library() -> None:
     pixels = pictures.gradient(24, 24)
     file = jpeg(pixels)
@@ -461,6 +470,8 @@ def test_what_is_not_of_the_usual_kind_is_left_to_a_library() -> None:
         rewritten(file, 0xC0, lambda body: b"\x0c" + body[1:]),
         rewritten(file, 0xC0, lambda body: body[:1] + b"\0\0" + body[3:]),
         rewritten(file, 0xDB, lambda body: []),
+        rewritten(file, 0xDA, lambda body: b"\1" + body[1:3] + body[7:]),
+        rewritten(file, 0xDA, lambda body: b"\4" + body[1:7] + body[5:]),
         rewritten(file, 0xC4, lambda body: []),
         file[:-2] + b"\0" + file[-2:],
     ):
