@@ -476,12 +476,18 @@ JPEG_INLINE void jpeg_transform(const jpeg_ushort8 *in, jpeg_short8 *out, int sh
     JPEG_NARROW(out[4], even3 - odd0, shift);
 }
 
-#define JPEG_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define JPEG_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+/* gcc has clang's builtin from version 12 on, its own before */
+#if defined(__clang__) || __GNUC__ >= 12
+#define JPEG_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define JPEG_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (jpeg_ushort8){__VA_ARGS__})
+#endif
+#define JPEG_LOW(a, b) JPEG_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define JPEG_HIGH(a, b) JPEG_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 
 /* Each round interleaves row i with row i + 4; three of them turn rows into columns. */
-#define JPEG_EVEN(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
-#define JPEG_ODD(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#define JPEG_EVEN(a, b) JPEG_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define JPEG_ODD(a, b) JPEG_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
 
 JPEG_INLINE void jpeg_transpose(jpeg_short8 *v) {
     for (int round = 0; round < 3; round++) {
@@ -821,11 +827,17 @@ JPEG_NEW static int jpeg_run_new(jpeg_scan *s) { return jpeg_run_any(s); }
 
 static int jpeg_run_base(jpeg_scan *s) { return jpeg_run_any(s); }
 
-static int jpeg_run(jpeg_scan *s) {
-    int newer = 0;
+/* Whether this machine has what the loops are written for. */
+static int jpeg_is_fast(void) {
 #if defined(__x86_64__) && !defined(JPEG_PORTABLE)
-    newer = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+#else
+    return 0;
 #endif
+}
+
+static int jpeg_run(jpeg_scan *s) {
+    int newer = jpeg_is_fast();
     for (jpeg_component *c = s->component; c < s->component + s->components; c++) {
         c->inverse = c->side == 8 ? jpeg_inverse : c->side == 4 ? jpeg_to_4 : jpeg_to_2;
 #if defined(__x86_64__)

@@ -16,12 +16,12 @@ import pytest
 
 from falconimg import formats
 from falconimg.errors import Damaged, Unsupported
-from fuzz import core, png, probes, request
+from fuzz import core, jpeg, png, probes, request
 from tests import pictures
 
 CORPUS = Path(__file__).parent / "corpus"
 HARNESSES: dict[str, Callable[[bytes], None]] = {
-    "request": request.one, "probes": probes.one, "core": core.one, "png": png.one,
+    "request": request.one, "probes": probes.one, "core": core.one, "jpeg": jpeg.one, "png": png.one,
 }  # fmt: skip
 SEEDS = {name: sorted((CORPUS / name).iterdir()) for name in HARNESSES}
 EDGES = [bytes([value]) * size for value in (0, 1, 0x7F, 0x80, 0xFF) for size in (1, 2, 4)] + [b"\0\0\0\1", b"\1\0\0\0"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from falconimg import filters, formats
+from falconimg import _jpeg, filters, formats
 from falconimg.planes import Planes
 from falconimg.stores.memory import Memory
 from tests import pictures
@@ -76,10 +76,31 @@ def test_the_measure_of_a_shift_sees_a_tenth_of_a_pixel() -> None:
         assert shift(photograph[9:-9, 9:-9], moved[9:-9, 9:-9]) == pytest.approx(wanted, abs=0.03)
 
 
-@pytest.mark.parametrize("sampling", ["420", "422", "444"])
+def written(picture: Any, kind: str) -> bytes:
+    """A JPEG, sampled so or progressive."""
+    if kind.startswith("progressive"):
+        sampling = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{kind[-3:]}")
+        flags = [
+            cv2.IMWRITE_JPEG_QUALITY,
+            92,
+            cv2.IMWRITE_JPEG_PROGRESSIVE,
+            1,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+            sampling,
+        ]
+        return bytes(cv2.imencode(".jpg", picture, flags)[1])
+    return bytes(simplejpeg.encode_jpeg(picture, 92, "BGR", kind))
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("kind", ["420", "422", "440", "444", "progressive 420", "progressive 422"])
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_a_smaller_picture_is_within_38_db_of_area_and_not_shifted(name: str, sampling: str, serve: Serve) -> None:
-    file = simplejpeg.encode_jpeg(PHOTOGRAPHS[name], 92, "BGR", sampling)
+def test_a_smaller_picture_is_within_38_db_of_area_and_not_shifted(
+    name: str, kind: str, vectors: bool, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not vectors:  # as on a machine without the vectors that the native decoder wants
+        monkeypatch.setattr(_jpeg, "is_fast", lambda: False)
+    file = written(PHOTOGRAPHS[name], kind)
     images = [{"input": "a.jpg", "output": f"{factor}.png", "operations": [f"resize={factor}"]} for factor in FACTORS]
     fast = results(serve, {"a.jpg": file}, *images)
     exact = results(serve, {"a.jpg": file}, *images, precise=True)
@@ -130,3 +151,13 @@ def test_a_blur_of_planes_is_within_50_db_of_opencvs_of_the_decoded_picture(
     made = filters.blurred(planes, kernel, sigma, precise=False)
     assert isinstance(made, Planes)
     assert pictures.psnr(made.bgr(), wanted) >= BLUR_FLOOR
+
+
+def test_a_machine_without_vectors_has_no_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(PHOTOGRAPHS["coffee.png"], "420")
+    header = formats.probe(file)
+    form = formats.FORMATS["jpeg"]
+    assert form.loads(header, shrinks=False) == formats.Load(1, planes=_jpeg.is_fast())
+    monkeypatch.setattr(_jpeg, "is_fast", lambda: False)
+    assert form.loads(header, shrinks=False) == formats.AS_IT_IS
+    assert form.loads(header, shrinks=True) == formats.Load(8)

@@ -233,10 +233,15 @@ class Jpeg(Format):
 
     def loads(self, header: Header, shrinks: bool) -> Load:
         """See Format. Of other samplings than 4:2:0 Planes lose chroma, unless the picture becomes smaller."""
-        count = len(header.detail.components)
+        detail: Detail = header.detail
+        count = len(detail.components)
         if count == 4 or min(header.width, header.height) < SMALL:
             return AS_IT_IS
-        return Load(SHRINK if shrinks else 1, count == 3 and (shrinks or header.detail.sampling == HALVED))
+        native = _jpeg.is_fast() and not detail.several
+        if not native and detail.sampling[0] >> 4 != detail.sampling[0] & 15:
+            return AS_IT_IS  # libjpeg shrinks the chroma of 4:2:2 badly
+        planes = count == 3 and (shrinks or detail.sampling == HALVED)
+        return Load(SHRINK if shrinks else 1, planes and native)
 
     def load_peak(self, header: Header, load: Load) -> int:
         """See Format. Besides the planes the rows of blocks that are read are held."""
@@ -249,6 +254,8 @@ class Jpeg(Format):
         if load == AS_IT_IS:
             return self.decode(data, header)
         small = header.shrunk(load.shrink)
+        if not _jpeg.is_fast():
+            return self.decode(data, small)
         luma, *chroma = header.detail.sampling
         # the chroma is shrunk until it has half of the luma's sides, or as many as it
         wanted = (2 if load.planes else 1) * load.shrink
