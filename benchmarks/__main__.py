@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import floor, memory, original, overhead, plot, report, scaling, thumbnails
+from benchmarks import blur, floor, memory, original, overhead, plot, report, scaling, thumbnails
 from benchmarks.pictures import Pictures
 from benchmarks.rounds import Plan
 from benchmarks.rows import Row
@@ -23,6 +23,7 @@ TARGETS: dict[str, Callable[[Plan, Path], Iterator[Row]]] = {
     "S5": overhead.rows,
     "S6": memory.rows,
     "S7": scaling.rows,
+    "S8": blur.rows,
 }
 
 

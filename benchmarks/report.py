@@ -26,6 +26,7 @@ TITLES = {
     "S5": "S5: all that is not pixels, against a bare Falcon route",
     "S6": "S6: memory of a worker",
     "S7": "S7: what a second core brings",
+    "S8": "S8: wide blurs",
 }
 
 

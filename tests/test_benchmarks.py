@@ -18,7 +18,7 @@ from benchmarks.rows import Claim, Row, least, most
 from benchmarks.servers import Load, Server
 
 ROOT = Path(__file__).parent.parent
-TARGETS = ["S1", "S2", "S3", "S4", "S5", "S6", "S7"]
+TARGETS = ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8"]
 
 
 def test_the_benchmarks_run_and_write_rows_of_every_target_and_a_plot(tmp_path: Path) -> None:
