@@ -26,7 +26,7 @@ from falconimg.pipeline import Pipeline, report
 from falconimg.settings import Settings
 from falconimg.stores import Store
 
-CODECS = ("opencv-python-headless", "simplejpeg", "numpy")
+CODECS = ("opencv-python-headless", "simplejpeg", "deflate", "numpy")
 STATUSES = {"done": falcon.HTTP_200, "partial": falcon.HTTP_207, "failed": falcon.HTTP_422}
 
 
