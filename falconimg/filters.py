@@ -129,7 +129,8 @@ def blurred(array: Array, kernel: int, sigma: float, precise: bool) -> Array:
         return filtered(array, partial(cv2.GaussianBlur, ksize=(kernel, kernel), sigmaX=sigma))
     wide = sigma or _sigma(kernel)
     if isinstance(array, Planes):
-        if wide >= 1:  # below, half of it is no blur that 8 bits show
+        # below, half of it is no blur that 8 bits show, and half of a few equal taps is no whole number of them
+        if wide >= 1 and (not kernel or kernel >= min(13, 4 * wide)):
             cb, cr = (gaussian(plane, kernel and kernel // 2 | 1, wide / 2) for plane in (array.cb, array.cr))
             return Planes(gaussian(array.y, kernel, sigma), cb, cr)
         array = array.bgr()

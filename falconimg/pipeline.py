@@ -449,6 +449,7 @@ class Pipeline:
         image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
         data = work.data or self._read_again(image, work)
         made: dict[str, tuple[File, Output]] = {}
+        notes: dict[str, tuple[str, ...]] = {}
 
         def tick() -> None:
             if monotonic() > turn.deadline:
@@ -461,7 +462,7 @@ class Pipeline:
             metadata = work.header.metadata if rendition.keep_metadata else icc_only
             options = formats.Options(rendition.quality, rendition.background)
             encoded = formats.encode(rendition.format, array, options, metadata)
-            turn.note(f"{rendition.pointer}/output", encoded.notes)
+            notes[leaf.path] = encoded.notes
             size = leaf.shape.width, leaf.shape.height
             output = Output(leaf.path, *size, rendition.format.name, len(encoded.data))
             made[leaf.path] = File(leaf.path, encoded.data), output
@@ -469,6 +470,8 @@ class Pipeline:
         with errors_as(Impossible, "the operations"):
             work.plan.run(partial(formats.load, data, work.header, work.load), emit, tick)
         tick()
+        for leaf in work.plan.leaves:  # in the request's order, which is not that in which they were made
+            turn.note(f"{image.renditions[leaf.route].pointer}/output", notes.get(leaf.path, ()))
         inorder = [made[leaf.path] for leaf in work.plan.leaves if leaf.path in made]
         try:
             left = self.store.publish([file for file, _ in inorder], job.if_exists)
@@ -566,15 +569,16 @@ def _load(plan: Plan, image: Image, header: formats.Header) -> formats.Load:
     most = formats.FORMATS[header.format].loads(header, needs is not None)
     width, height = header.size
     shrink = most.shrink
+    planes = most.planes and plan.halves()
+    planes = planes and all(
+        rendition.format.takes_planes and all(step.operation.planes for step in rendition.steps)
+        for rendition in image.renditions
+    )
     while shrink > 1 and not (needs and _fine(needs, (height, width), shrink, header.orientation)):
         shrink //= 2
     if shrink > 1:
         plan.load(shrink)
-    planes = all(
-        rendition.format.takes_planes and all(step.operation.planes for step in rendition.steps)
-        for rendition in image.renditions
-    )
-    return formats.Load(shrink, most.planes and planes)
+    return formats.Load(shrink, planes)
 
 
 def _fine(needs: tuple[int, int], size: tuple[int, int], shrink: int, orientation: int) -> bool:

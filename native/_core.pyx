@@ -278,6 +278,24 @@ cdef class Plan:
         self.root.shape = self.source.resized(-(-height // number), -(-width // number))
         self.root.extent = (height / number, width / number)
 
+    def halves(self):
+        """Whether planes of half of the sides show less of no smaller version: that no side of one is made longer again,
+        and nothing is cut out of it from an odd row or column on."""
+        return not self.shown(self.root, False)
+
+    cdef bint shown(self, _Node node, bint smaller):
+        cdef _Node child
+        cdef Shape old = node.shape, new
+        for child in node.children:
+            new = child.shape
+            turned = (new.height, new.width) == (old.width, old.height)
+            longer = not turned and (new.height > old.height or new.width > old.width)
+            if smaller and (longer or child.top % 2 or child.left % 2):
+                return True
+            if self.shown(child, smaller or not child.view and new.pixels() < old.pixels()):
+                return True
+        return False
+
     cdef list walked(self, _Node node):
         """The leaves in the request's order: those of a picture come before what is made of it."""
         cdef _Node child

@@ -468,6 +468,34 @@ def test_a_source_loaded_smaller_takes_less_memory_and_must_have_that_size() -> 
         plan.run(lambda: noise(100, 100), lambda leaf, array: None, nothing)
 
 
+@pytest.mark.parametrize(
+    ("routes", "halves"),
+    [
+        ([[]], True),
+        ([[("to", 18)]], True),
+        ([["thirds"]], True),
+        ([["thirds", ("to", 9)]], True),
+        ([[("to", 3), ("to", 2)]], True),
+        ([[("to", 18), ("to", 3)]], True),
+        ([[("to", 3), ("to", 4)]], False),
+        ([[("to", 8), "half", ("to", 5)]], False),
+        ([[("to", 8), ("to", 4)], [("to", 8), ("to", 4), ("to", 5)]], False),
+        ([[("to", 8), "half"]], True),
+        ([[("to", 8), "thirds"]], False),
+    ],
+)
+def test_planes_of_half_the_sides_do_where_no_smaller_version_grows_or_is_cut_amid_a_pair(
+    routes: Any, halves: bool
+) -> None:
+    def effect(step: Any, shape: Shape) -> Any:
+        if step == "thirds":
+            return Grid((0, 3, shape.height), (0, 3, shape.width))
+        return Window(4, 4, 4, 4) if step == "half" else smaller(step, shape)
+
+    plan = Plan(Shape(9, 9), routes, effect, plain("a.png", "b.png")[: len(routes)], **WIDE)
+    assert plan.halves() == halves
+
+
 # ---- area ----
 
 

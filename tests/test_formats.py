@@ -478,6 +478,15 @@ def test_a_jpeg_of_12_bits_or_two_components_is_unsupported() -> None:
             formats.probe(bytes(file))
 
 
+@pytest.mark.parametrize("factors", [0x00, 0x01, 0x10, 0x15, 0x51, 0xFF])
+@pytest.mark.parametrize("component", [0, 1, 2])
+def test_a_jpeg_of_sampling_factors_that_do_not_exist_is_damaged(component: int, factors: int) -> None:
+    file = bytearray(FILES["jpeg"])
+    file[FILES["jpeg"].index(b"\xff\xc0") + 11 + 3 * component] = factors
+    with pytest.raises(Damaged, match="sampling"):
+        formats.probe(bytes(file))
+
+
 def test_a_jpeg_of_thousands_of_scans_is_unsupported() -> None:
     file = pictures.by_pillow("jpeg", pictures.gradient(16, 16), progressive=True)
     scan = file.rindex(b"\xff\xda")

@@ -302,6 +302,13 @@ def test_by_default_a_result_is_overwritten(filled: Callable[..., Server], pictu
     assert np.array_equal(server.picture("out/a.png"), pictures["a"])
 
 
+def test_notes_come_in_the_requests_order_whichever_result_is_made_first(server: Server) -> None:
+    server.put("in/a.png", noise(64, 64, dtype=np.uint16))
+    renditions = [{"output": f"out/{n}.jpg", "operations": [f"resize={n}x"]} for n in (10, 60, 20, 50)]
+    outcome = outcomes(server.process([{"input": "in/a.png", "renditions": renditions}]))[0]
+    assert [note["pointer"] for note in outcome["notes"]] == [f"/images/0/renditions/{n}/output" for n in range(4)]
+
+
 def test_if_exists_skip_leaves_what_is_there_and_makes_only_the_rest(
     filled: Callable[..., Server], pictures: dict[str, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:

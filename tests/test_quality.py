@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 
 from falconimg import _jpeg, filters, formats
-from falconimg.planes import Planes
+from falconimg.planes import Planes, bgr
 from falconimg.stores.memory import Memory
 from tests import pictures
 from tests.conftest import Serve
@@ -77,19 +77,32 @@ def test_the_measure_of_a_shift_sees_a_tenth_of_a_pixel() -> None:
 
 
 def written(picture: Any, kind: str) -> bytes:
-    """A JPEG, sampled so or progressive."""
-    if kind.startswith("progressive"):
+    """A JPEG, sampled so, "progressive" or "baseline"."""
+    if " " in kind:
         sampling = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{kind[-3:]}")
         flags = [
             cv2.IMWRITE_JPEG_QUALITY,
             92,
             cv2.IMWRITE_JPEG_PROGRESSIVE,
-            1,
+            int(kind.startswith("progressive")),
             cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
             sampling,
         ]
         return bytes(cv2.imencode(".jpg", picture, flags)[1])
     return bytes(simplejpeg.encode_jpeg(picture, 92, "BGR", kind))
+
+
+def gray_jpeg(side: int, factors: int) -> bytes:
+    """A square one of three components in the middle of their range, the luma with these sampling factors."""
+    file = written(np.full((side, side, 3), 128, np.uint8), "444")
+    frame, scan = file.index(b"\xff\xc0"), file.index(b"\xff\xda")
+    across, down = factors >> 4, factors & 15
+    units = -(-side // (8 * across)) * -(-side // (8 * down))
+    # T.81, K.3.3: no difference of DC, no AC; of luma 00 1010, of chroma 00 00
+    bits = ("001010" * across * down + "0000" * 2) * units
+    bits += "1" * (-len(bits) % 8)
+    head = file[: frame + 11] + bytes([factors]) + file[frame + 12 : scan + 14]
+    return head + int(bits, 2).to_bytes(len(bits) // 8) + b"\xff\xd9"
 
 
 @pytest.mark.parametrize("vectors", [True, False])
@@ -151,6 +164,50 @@ def test_a_blur_of_planes_is_within_50_db_of_opencvs_of_the_decoded_picture(
     made = filters.blurred(planes, kernel, sigma, precise=False)
     assert isinstance(made, Planes)
     assert pictures.psnr(made.bgr(), wanted) >= BLUR_FLOOR
+
+
+@pytest.mark.parametrize(("kernel", "sigma"), [(3, 1.0), (3, 50.0), (5, 2.0), (7, 100.0), (11, 200.0), (13, 200.0)])
+def test_a_blur_whose_kernel_is_cut_short_is_within_50_db_of_opencvs(kernel: int, sigma: float) -> None:
+    file = simplejpeg.encode_jpeg(PHOTOGRAPHS["coffee.png"], 92, "BGR", "420")
+    planes = formats.load(file, formats.probe(file), formats.Load(planes=True))
+    wanted = cv2.GaussianBlur(simplejpeg.decode_jpeg(file, "BGR"), (kernel, kernel), sigma)
+    assert pictures.psnr(bgr(filters.blurred(planes, kernel, sigma, precise=False)), wanted) >= BLUR_FLOOR
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["resize=0.1", "resize=10"],
+        ["resize=0.05", "resize=20,filter:nearest"],
+        ["resize=75x", "resize=24x227"],
+        ["resize=0.1", "crop=31x21+11+11"],
+    ],
+)
+def test_what_shrinks_and_is_then_enlarged_or_cut_is_within_38_db_of_exact(steps: list[str], serve: Serve) -> None:
+    file = simplejpeg.encode_jpeg(PHOTOGRAPHS["coffee.png"], 92, "BGR", "420")
+    image = {"input": "a.jpg", "output": "b.jpg", "operations": steps}
+    fast, exact = (results(serve, {"a.jpg": file}, image, precise=precise)["b.jpg"] for precise in (False, True))
+    assert pictures.psnr(fast, exact) >= SHRINK_FLOOR
+
+
+@pytest.mark.parametrize("factors", [0x11, 0x12, 0x21, 0x22, 0x31, 0x13, 0x33, 0x41, 0x14, 0x42, 0x44])
+def test_a_jpeg_of_any_sampling_is_read_for_all_sizes_or_for_none(factors: int, serve: Serve) -> None:
+    file = gray_jpeg(96, factors)
+    images = [{"input": "a.jpg", "output": f"{f}.png", "operations": [f"resize={f}"]} for f in (0.1, 0.2, 0.4, 0.7)]
+    verdicts = []
+    for precise in (False, True):
+        response = serve(Memory({"a.jpg": file})).process(images, precise=precise)
+        verdicts.append([(outcome["status"], outcome.get("error")) for outcome in response.json["images"]])
+    assert verdicts[0] == verdicts[1]
+    assert factors not in (0x11, 0x12, 0x21, 0x22, 0x41, 0x14) or verdicts[0] == [("done", None)] * 4
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.2, 0.4, 0.7])
+def test_a_jpeg_of_a_quarter_of_the_chroma_in_a_row_is_shrunk_within_38_db_of_area(factor: float, serve: Serve) -> None:
+    file = written(PHOTOGRAPHS["coffee.png"], "baseline 411")
+    image = {"input": "a.jpg", "output": "b.png", "operations": [f"resize={factor}"]}
+    fast, exact = (results(serve, {"a.jpg": file}, image, precise=precise)["b.png"] for precise in (False, True))
+    assert pictures.psnr(fast, exact) >= SHRINK_FLOOR
 
 
 def test_a_machine_without_vectors_has_no_planes(monkeypatch: pytest.MonkeyPatch) -> None:

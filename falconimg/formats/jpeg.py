@@ -200,7 +200,10 @@ class Jpeg(Format):
             raise Damaged(f"JPEG's size is {width}x{height}")
         if count not in (1, 3, 4):
             raise Unsupported(f"a JPEG of {count} components is not read")
-        return width, height, frame.data[6 : 6 + 3 * count : 3], frame.data[7 : 6 + 3 * count : 3]
+        sampling = frame.data[7 : 6 + 3 * count : 3]
+        if not all(1 <= factor <= 4 for factors in sampling for factor in (factors >> 4, factors & 15)):
+            raise Damaged("JPEG's sampling factors are not from 1 to 4")
+        return width, height, frame.data[6 : 6 + 3 * count : 3], sampling
 
     def decode_peak(self, header: Header) -> int:
         """See Format. A coefficient is of two bytes."""
@@ -237,7 +240,7 @@ class Jpeg(Format):
         count = len(detail.components)
         if count == 4 or min(header.width, header.height) < SMALL:
             return AS_IT_IS
-        native = _jpeg.is_fast() and not detail.several
+        native = _is_native(detail)
         if not native and detail.sampling[0] >> 4 != detail.sampling[0] & 15:
             return AS_IT_IS  # libjpeg shrinks the chroma of 4:2:2 badly
         planes = count == 3 and (shrinks or detail.sampling == HALVED)
@@ -254,7 +257,7 @@ class Jpeg(Format):
         if load == AS_IT_IS:
             return self.decode(data, header)
         small = header.shrunk(load.shrink)
-        if not _jpeg.is_fast():
+        if not _is_native(header.detail):
             return self.decode(data, small)
         luma, *chroma = header.detail.sampling
         # the chroma is shrunk until it has half of the luma's sides, or as many as it
@@ -311,6 +314,12 @@ class Jpeg(Format):
         blocks, notes = _metadata(metadata, pixels.shape[2])
         start = 4 + int.from_bytes(file[4:6])  # after JFIF's APP0, which must be the first
         return Encoded(b"".join([file[:start], *blocks, file[start:]]), shallow + opaque + notes)
+
+
+def _is_native(detail: Detail) -> bool:
+    """Whether the native decoder is asked: it is the faster one, and may know the picture."""
+    usual = len(detail.sampling) == 1 or detail.sampling[0] in (0x11, 0x12, 0x21, 0x22)
+    return _jpeg.is_fast() and not detail.several and usual
 
 
 def _fitted(plane: Any, height: int, width: int) -> Any:
