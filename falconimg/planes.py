@@ -14,6 +14,8 @@ import numpy as np
 
 Plane = Any  # (h, w) of uint8
 
+BAND = 64  # rows that are converted at a time, so that no second picture is held
+
 
 @dataclass(frozen=True, eq=False)
 class Planes:
@@ -55,7 +57,11 @@ class Planes:
         cb, cr = (
             cv2.resize(plane, (2 * plane.shape[1], 2 * plane.shape[0]))[:height, :width] for plane in (self.cb, self.cr)
         )
-        return cv2.cvtColor(cv2.merge([self.y, cr, cb]), cv2.COLOR_YCrCb2BGR)
+        result = np.empty(self.shape, np.uint8)
+        for top in range(0, height, BAND):
+            rows = slice(top, top + BAND)
+            cv2.cvtColor(cv2.merge([self.y[rows], cr[rows], cb[rows]]), cv2.COLOR_YCrCb2BGR, result[rows])
+        return result
 
 
 def bgr(array: Any) -> Any:

@@ -279,8 +279,8 @@ cdef class Plan:
         self.root.extent = (height / number, width / number)
 
     def halves(self):
-        """Whether planes of half of the sides show less of no smaller version: that no side of one is made longer again,
-        and nothing is cut out of it from an odd row or column on."""
+        """Whether planes of half of the sides show less of no smaller version: no side of one is made longer again, and
+        nothing is cut out of it from an odd row or column on."""
         return not self.shown(self.root, False)
 
     cdef bint shown(self, _Node node, bint smaller):

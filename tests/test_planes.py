@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -144,3 +145,14 @@ def test_the_encoder_is_given_luma_that_it_may_read_for_all_of_the_chroma(
     last = y.ctypes.data + (height + height % 2 - 1) * y.strides[0] + width + width % 2
     owner = y if y.base is None else y.base
     assert last <= np.lib.array_utils.byte_bounds(owner)[1]
+
+
+def test_planes_become_an_array_in_little_more_memory_than_it_and_the_chroma_of_its_size_take() -> None:
+    planes = Planes(np.zeros((1001, 999), np.uint8), *(np.full((501, 500), 128, np.uint8) for _ in "br"))
+    tracemalloc.start()
+    array = planes.bgr()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert array.shape == (1001, 999, 3)
+    assert not array.any()
+    assert peak <= 5.3 * planes.y.nbytes
