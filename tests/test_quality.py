@@ -152,6 +152,45 @@ def test_what_is_cut_or_padded_while_it_shrinks_is_within_38_db_of_exact(name: s
     assert pictures.psnr(fast, exact) >= SHRINK_FLOOR
 
 
+@pytest.mark.parametrize(
+    "step", ["crop=300x200+5+7", "resize=0.25", "resize=99x60,fit:pad", "blur=7", "gray", "rotate=90"]
+)
+def test_with_precise_a_jpeg_of_a_jpeg_is_the_encoders_of_the_whole_decoded_picture(step: str, serve: Serve) -> None:
+    file = written(PHOTOGRAPHS["coffee.png"], "420")
+    files = {"a.jpg": file, "b.png": pictures.by_pillow("png", simplejpeg.decode_jpeg(file, "BGR"))}
+    images = [{"input": name, "output": f"{name}.jpg", "operations": [step]} for name in files]
+    loaded, whole = (results(serve, files, *images, precise=True)[f"{name}.jpg"] for name in files)
+    assert np.array_equal(loaded, whole)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+@pytest.mark.parametrize("factor", [0.05, 0.1, 0.2, 0.4])
+def test_a_smaller_picture_of_odd_sides_is_not_shifted_however_it_is_turned(
+    factor: float, orientation: int, serve: Serve
+) -> None:
+    # a row and three columns beyond the eighths: the last pixels of one that is loaded smaller are but parts
+    file = pictures.oriented("jpeg", orientation, PHOTOGRAPHS["coffee.png"][:393, :595])
+    image = {"input": "a.jpg", "output": "b.png", "operations": [f"resize={factor}"]}
+    fast, exact = (results(serve, {"a.jpg": file}, image, precise=precise)["b.png"] for precise in (False, True))
+    assert pictures.psnr(fast, exact) >= SHRINK_FLOOR
+    assert np.abs(shift(exact, fast)).max() < 0.05
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("output", ["b.png", "b.jpg"])
+@pytest.mark.parametrize("step", ["resize=0.1", "resize=0.9", "crop=9x9"])
+def test_a_jpeg_that_ends_early_is_damaged_however_it_is_loaded(
+    step: str, output: str, vectors: bool, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not vectors:
+        monkeypatch.setattr(_jpeg, "is_fast", lambda: False)
+    file = written(PHOTOGRAPHS["coffee.png"], "420")
+    store = Memory({"a.jpg": file[: len(file) // 2]})
+    response = serve(store).process([{"input": "a.jpg", "output": output, "operations": [step]}])
+    assert response.json["images"][0]["error"]["type"] == "/problems/damaged"
+    assert list(store.files) == ["a.jpg"]
+
+
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 @pytest.mark.parametrize(("kernel", "sigma"), [(5, 0), (7, 0), (25, 0), (101, 0), (0, 1.0), (0, 4), (0, 20), (25, 20)])
 def test_a_blur_of_planes_is_within_50_db_of_opencvs_of_the_decoded_picture(
