@@ -578,7 +578,7 @@ def test_bodies_beyond_the_room_are_refused_and_small_requests_are_not(server: S
 def long_batch(root: Path, name: str) -> bytes:
     """A request whose one image takes a worker of one thread about a second."""
     image = write(root, f"in/{name}.png", pictures.noise(700, 700))
-    return sized(json.dumps({"images": [image], "operations": ["resize=3", "blur=101"]}).encode())
+    return sized(json.dumps({"images": [image], "operations": ["resize=3", "blur=101"], "precise": True}).encode())
 
 
 def test_beyond_the_queue_is_a_503_at_once_and_probes_are_answered(tmp_path: Path) -> None:
@@ -613,7 +613,7 @@ def test_beyond_the_queue_is_a_503_at_once_and_probes_are_answered(tmp_path: Pat
 def test_who_waits_too_long_for_a_thread_is_told_then_and_not_when_one_comes_free(tmp_path: Path) -> None:
     image = write(tmp_path, "in/long.png", pictures.noise(1000, 1000))
     images = [image | {"output": f"out/{n}.png"} for n in range(12)]
-    batch = sized(json.dumps({"images": images, "operations": ["resize=3", "blur=101"]}).encode())
+    batch = sized(json.dumps({"images": images, "operations": ["resize=3", "blur=101"], "precise": True}).encode())
     few = {"workers": "1", "threads": "1", "pool": "1"}
     with (
         serving(tmp_path, wait_seconds="1", graceful_seconds="0.1", **few) as server,

@@ -550,8 +550,9 @@ def test_four_times_what_it_can_carry_neither_slows_it_nor_waits_for_a_refusal(
         def once() -> tuple[Answer, bool]:
             output = f"out/{next(numbers)}.png"
             client = Client(server.port)
+            steps = ["blur=51", "resize=300x"]
             answer = client.process(
-                {"images": [{"input": source, "output": output}], "operations": ["blur=51", "resize=300x"]}
+                {"images": [{"input": source, "output": output}], "operations": steps, "precise": True}
             )
             return answer, (tmp_path / output).exists()
 
