@@ -500,7 +500,7 @@ def opened(pid: int) -> list[str]:
 def test_a_hostile_mix_leaks_nothing_and_answers_nothing_wrongly(
     tmp_path: Path, long: bool, record_property: Record
 ) -> None:
-    seconds, warm, pause = (600, 120, 12) if long else (16, 4, 1)
+    seconds, warm, pause = (600, 120, 12) if long else (20, 8, 1)
     settings = {"workers": "2", "pool": "1", "threads": "8", "fsync": "off", "memory": "500M", "client_seconds": "1"}
     with serving(tmp_path, **settings) as server:
         server.wait_for(lambda: server.log.count("roots input=") == 3)  # once before the workers, and in each
