@@ -1,16 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: embedsignature=True, auto_pickle=False, autotestdict=False
-"""Baseline JPEG to the planes that it stores, whole or shrunk on load.
+"""Baseline JPEG to the planes that it stores, whole or shrunk on load, and from planes.
 
 Source: ITU-T T.81: A.1.1 (components), B.1 (markers), B.2 (segments); T.871, 10.1 (APP0); T.872, 6.5.3
 (APP14). What is not of the usual kind is left to a library, which UnsupportedError says. The loops are in
-jpeg.h.
+jpeg.h and jpeg_write.h.
 """
 
 from libc.math cimport M_PI, cos, lround, sqrt
-from libc.stdint cimport int16_t, uint8_t, uint16_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 import numpy as np
 
@@ -46,6 +48,31 @@ cdef extern from "jpeg.h" nogil:
     int jpeg_is_fast() nogil
     int jpeg_run(jpeg_scan *scan)
 
+cdef extern from "jpeg_write.h" nogil:
+    enum:
+        JPEG_MEMORY
+    ctypedef struct jpeg_channel:
+        uint32_t dc[16]
+        uint32_t ac[256]
+    ctypedef struct jpeg_source:
+        const uint8_t *samples
+        Py_ssize_t stride
+        int width, height
+    ctypedef struct jpeg_sink:
+        int components, across, down
+        jpeg_source source[3]
+        jpeg_channel luma, chroma
+        uint8_t *out
+        size_t size, room
+
+    void jpeg_fill_zigzag()
+    void jpeg_divisors(jpeg_channel *channel, const uint16_t *quant)
+    void jpeg_book(uint32_t *book, const uint8_t *counts, const uint8_t *symbols)
+    int jpeg_writes()
+    int jpeg_write(jpeg_sink *sink)
+    size_t jpeg_stuffing(const uint8_t *bytes, size_t size)
+    void jpeg_stuff(uint8_t *to, const uint8_t *bytes, size_t size)
+
 cdef enum:
     SOF0 = 0xC0, SOF1 = 0xC1, DHT = 0xC4, SOI = 0xD8, EOI = 0xD9, SOS = 0xDA, DQT = 0xDB, DRI = 0xDD
     APP0 = 0xE0, APP14 = 0xEE, APP15 = 0xEF, COM = 0xFE
@@ -75,6 +102,7 @@ cdef void fill_weights() noexcept:
 
 
 fill_weights()
+jpeg_fill_zigzag()
 
 
 class DamagedError(Exception):
@@ -115,6 +143,8 @@ cdef class _Decoder:
     cdef bint[4] quantized
     cdef Component[3] component
     cdef int components, width, height, interval, adobe
+    cdef int[3] scans  # each component's tables for DC and AC, in the halves of a byte
+    cdef Py_ssize_t sides  # where the frame has its height, then its width
     cdef bint jfif
 
     def __cinit__(self, data):
@@ -233,6 +263,7 @@ cdef class _Decoder:
         if body[0] != 8 or body[5] not in (1, 3):
             raise UnsupportedError("not 8 bits, or not one or three components")
         self.height, self.width = body[1] << 8 | body[2], body[3] << 8 | body[4]
+        self.sides = body + 1 - self.bytes
         if not 0 < self.height <= MAX_SIDE or not 0 < self.width <= MAX_SIDE:
             raise UnsupportedError("no such size")
         for i in range(body[5]):
@@ -272,6 +303,7 @@ cdef class _Decoder:
                 raise UnsupportedError("an unusual scan header")
             if not self.quantized[c[i].quant] or self.huffman[dc].total < 0 or self.huffman[4 + ac].total < 0:
                 raise UnsupportedError("a table is missing")
+            self.scans[i] = body[2 + 2 * i]
             target = &self.tables.scan.component[i]
             target.dc, target.ac = &self.tables.dc[dc], &self.tables.ac[ac]
             target.across, target.down = c[i].across, c[i].down
@@ -330,10 +362,68 @@ cdef class _Decoder:
         self.segments(scan.next - self.bytes, True)
         return tuple(result)
 
+    cdef int channel(self, int index, jpeg_channel *channel) except -1:
+        """What a component is written with: its tables, of which those for codes must be annex K's in size."""
+        cdef int dc = self.scans[index] >> 4, ac = self.scans[index] & 15, quant = self.component[index].quant
+        cdef int k
+        if self.huffman[dc].total != 12 or self.huffman[4 + ac].total != 162:
+            raise UnsupportedError("unusual Huffman tables")
+        for k in range(64):
+            if not 1 <= self.quant[quant][k] <= 255:
+                raise UnsupportedError("an unusual quantization table")
+        jpeg_divisors(channel, self.quant[quant])
+        jpeg_book(channel.dc, self.huffman[dc].counts, self.huffman[dc].symbols)
+        jpeg_book(channel.ac, self.huffman[4 + ac].counts, self.huffman[4 + ac].symbols)
+        return 0
+
+    cdef bytes written(self, list planes):
+        """The file of these planes: this one's head, and their data."""
+        cdef jpeg_sink sink
+        cdef Py_ssize_t head = self.segments(2, False), size
+        cdef int i, status, count = len(planes)
+        cdef const uint8_t[:, :] plane
+        cdef char *target
+        if count != self.components or self.interval or (
+                count == 3 and (self.component[0].across, self.component[0].down) != (2, 2)):
+            raise UnsupportedError("a head of another kind")
+        if count == 3 and (self.scans[1], self.component[1].quant) != (self.scans[2], self.component[2].quant):
+            raise UnsupportedError("Cb and Cr have different tables")
+        self.channel(0, &sink.luma)
+        self.channel(count - 1, &sink.chroma)
+        for i in range(count):
+            plane = planes[i]
+            sink.source[i].samples, sink.source[i].stride = &plane[0, 0], plane.strides[0]
+            sink.source[i].height, sink.source[i].width = plane.shape[0], plane.shape[1]
+        sink.components, sink.across = count, rounded_up(sink.source[0].width, 16)
+        sink.down = rounded_up(sink.source[0].height, 16 if count == 3 else 8)
+        # about what a photograph of high quality takes
+        sink.room = sink.source[0].width * <size_t> sink.source[0].height // 3 + 4096
+        sink.out, sink.size = <uint8_t *> malloc(sink.room), 0
+        if sink.out == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                status = jpeg_write(&sink)
+                size = 0 if status else head + sink.size + jpeg_stuffing(sink.out, sink.size) + 2
+            if status:
+                raise MemoryError
+            file = PyBytes_FromStringAndSize(NULL, size)
+            target = PyBytes_AS_STRING(file)
+            with nogil:
+                memcpy(target, self.bytes, head)
+                jpeg_stuff(<uint8_t *> target + head, sink.out, sink.size)
+        finally:
+            free(sink.out)
+        target[size - 2], target[size - 1] = <char> 0xFF, <char> EOI
+        # the frame's height and width, B.2.2
+        target[self.sides], target[self.sides + 1] = <char> (sink.source[0].height >> 8), <char> sink.source[0].height
+        target[self.sides + 2], target[self.sides + 3] = <char> (sink.source[0].width >> 8), <char> sink.source[0].width
+        return file
+
 
 def is_fast():
-    """Whether this machine has the vectors (AVX2, BMI2) without which a library is faster but at an eighth."""
-    return bool(jpeg_is_fast())
+    """Whether this machine has the vectors (AVX2, BMI2) without which a library is faster, or all there is."""
+    return bool(jpeg_writes())
 
 
 def planes(data, int luma=1, int chroma=1):
@@ -356,3 +446,33 @@ def planes(data, int luma=1, int chroma=1):
     if luma not in (1, 2, 4, 8) or chroma not in (1, 2, 4, 8):
         raise ValueError(f"a component is divided by 1, 2, 4 or 8, not by {luma} and {chroma}")
     return (<_Decoder> _Decoder(data)).planes(luma, chroma)
+
+
+def encode(head, y, cb=None, cr=None):
+    """A baseline JPEG of 8 bits, gray or 4:2:0, in the very bytes that libjpeg makes (its accurate integer DCT).
+
+    head: a JPEG of the same components with standard Huffman tables and no restart markers, whose segments up to its
+    scan's data are those of the result, but for the sides. y: (h, w) of uint8, with samples side by side within a row;
+    cb, cr: (ceil(h / 2), ceil(w / 2)), both or none. Beyond the edges samples count as those at them.
+
+    Returns bytes. GIL-free but for the head. Takes half as much again as the file, or 1/2 of y's bytes, besides it.
+
+    Raises:
+        DamagedError, UnsupportedError: the head is wrong, or of no such kind
+        MemoryError: there was no memory
+        ValueError: the planes do not fit each other, or a side is not from 1 to 65500
+        TypeError: head is no bytes
+    """
+    planes = [y] if cb is None else [y, cb, cr]
+    height, width = y.shape
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise ValueError(f"a JPEG has sides of 1 to {MAX_SIDE}, not {width}x{height}")
+    half = (height + 1) // 2, (width + 1) // 2
+    if (cb is None) != (cr is None) or any([plane.shape != half for plane in planes[1:]]):
+        raise ValueError(f"planes of {[plane and plane.shape for plane in (y, cb, cr)]} do not fit each other")
+    for plane in planes:
+        if plane.dtype != np.uint8 or plane.strides[1] != 1 and plane.shape[1] > 1:
+            raise ValueError(f"a plane is of uint8, side by side, not of {plane.dtype} with strides {plane.strides}")
+    if not jpeg_writes():
+        raise UnsupportedError("this machine has no AVX2, BMI2 or LZCNT")
+    return (<_Decoder> _Decoder(head)).written(planes)

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -299,14 +300,8 @@ class Jpeg(Format):
         if not isinstance(pixels, Planes):
             pixels, shallow = to_8_bit(pixels)
             pixels, opaque = flattened(pixels, options.background)
-        kind, sampling = ("GRAY", "Gray") if pixels.shape[2] == 1 else ("BGR", "420")
         try:
-            if isinstance(pixels, Planes):
-                # libjpeg-turbo reads luma for all of the chroma: of odd sides a row or a column more than they have
-                y = padded(pixels.y, height + height % 2, width + width % 2)[:height, :width]
-                file = simplejpeg.encode_jpeg_yuv_planes(y, pixels.cb, pixels.cr, options.quality)
-            else:
-                file = simplejpeg.encode_jpeg(pixels, options.quality, kind, sampling)
+            file = _file(pixels, options.quality)
         except ValueError as error:
             if "memory" in str(error).lower():
                 raise OutOfMemory("no memory to encode a JPEG") from None
@@ -314,6 +309,36 @@ class Jpeg(Format):
         blocks, notes = _metadata(metadata, pixels.shape[2])
         start = 4 + int.from_bytes(file[4:6])  # after JFIF's APP0, which must be the first
         return Encoded(b"".join([file[:start], *blocks, file[start:]]), shallow + opaque + notes)
+
+
+def _file(pixels: Pixels | Planes, quality: int) -> bytes:
+    """A file of 8 bits without metadata, its chroma halved: of planes and of gray by the native encoder."""
+    if isinstance(pixels, Planes):
+        y, *chroma = pixels.y, pixels.cb, pixels.cr
+    elif pixels.shape[2] == 1:
+        y, *chroma = (pixels[:, :, 0],)
+    else:
+        return _by_library(pixels, quality)
+    return _jpeg.encode(_head(quality, not chroma), y, *chroma) if _jpeg.is_fast() else _by_library(pixels, quality)
+
+
+def _by_library(pixels: Pixels | Planes, quality: int) -> bytes:
+    file: bytes
+    if isinstance(pixels, Planes):
+        height, width = pixels.y.shape
+        # libjpeg-turbo reads luma for all of the chroma: of odd sides a row or a column more than they have
+        y = padded(pixels.y, height + height % 2, width + width % 2)[:height, :width]
+        file = simplejpeg.encode_jpeg_yuv_planes(y, pixels.cb, pixels.cr, quality)
+    else:
+        kind, sampling = ("GRAY", "Gray") if pixels.shape[2] == 1 else ("BGR", "420")
+        file = simplejpeg.encode_jpeg(pixels, quality, kind, sampling)
+    return file
+
+
+@cache
+def _head(quality: int, gray: bool) -> bytes:
+    """A small file that has the tables of this quality."""
+    return _by_library(np.zeros((16, 16, 1 if gray else 3), np.uint8), quality)
 
 
 def _is_native(detail: Detail) -> bool:
