@@ -7,23 +7,27 @@ import re
 import uuid
 from collections.abc import Callable
 from hmac import compare_digest
+from time import time
 from typing import Any
 
 import falcon
 import structlog
+from falcon.middleware import CORSMiddleware
 
-from falconimg import formats, log
+from falconimg import formats, log, metrics, signing, tracing
 from falconimg.errors import Problem, RequestProblem, Unauthorized, WrongHost
-from falconimg.formats.opencv import prove_limit
 from falconimg.openapi import PROBLEM
 from falconimg.pipeline import Pipeline
 from falconimg.resources import ROUTES, Resource
-from falconimg.settings import Settings, check_codec_limit, codec_pixel_limit
+from falconimg.settings import Settings
 from falconimg.stores import Store
 from falconimg.stores.files import Files
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 MOST_BYTES = 2048  # of a refusal; places beyond are left out
+# What a page of another origin may read besides what is always read; all else of ours is in the body.
+EXPOSED = ("Content-Disposition", "ETag", "Falconimg-Failed", "Falconimg-Notes", "Image-Height", "Image-Width",
+           "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID")  # fmt: skip
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -50,6 +54,17 @@ class RequestId:
         resp.set_header("X-Content-Type-Options", "nosniff")
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        tracing.go_on(req.get_header("traceparent"), req.get_header("tracestate"))
+
+
+class Routes:
+    """The server counts and logs an answer by its route, which only the application knows."""
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, _resource: Resource, _params: dict[str, Any]
+    ) -> None:
+        """Tell it the route's template."""
+        req.env[metrics.ROUTE] = req.uri_template
 
 
 class Hosts:
@@ -65,11 +80,51 @@ class Hosts:
             raise WrongHost(f"expected localhost or a name of FALCONIMG_HOSTS, came {host[:100]!a}")
 
 
+class Prefix:
+    """Below the prefix is what is served; without it, it is served too: probes and neighbours know of no proxy."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.prefix = settings.prefix
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Take the prefix away from the path (PEP 3333's SCRIPT_NAME), or lead from it alone to what is below it."""
+        if req.path == self.prefix:
+            # relative addresses start at the last slash
+            raise falcon.HTTPPermanentRedirect(f"{self.prefix}/{'?' * bool(req.query_string)}{req.query_string}")
+        if req.path.startswith(f"{self.prefix}/"):
+            req.path = req.path.removeprefix(self.prefix)
+            req.env.update(SCRIPT_NAME=self.prefix, PATH_INFO=req.path)
+
+
+class Cors(CORSMiddleware):  # type: ignore[type-arg]
+    """Falcon's, with what it leaves out: no cache may give one origin's answer to another, and a preflight has no body.
+
+    No origin is allowed to send credentials of the browser's own (cookies): tokens are in a header that scripts set.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("*" if settings.cors == ("*",) else settings.cors, EXPOSED)
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Set the headers (the Fetch standard, 3.3)."""
+        super().process_response(req, resp, resource, req_succeeded)
+        resp.append_header("Vary", "Origin")
+        if resp.get_header("Access-Control-Allow-Methods"):
+            resp.status = falcon.HTTP_204
+
+
 class Tokens:
-    """Where tokens are set, every resource needs one of them, but those that say that they are open."""
+    """Where tokens are set, every resource needs one of them, but those that say that they are open.
+
+    Where keys are set, the address of a picture needs a signature instead, or a token.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.tokens = [token.encode() for token in settings.token]
+        self.keys = settings.key
+        self.preflights = bool(settings.cors)
 
     def know(self, authorization: str) -> bool:
         """Whether this header shows one of them, or none are set."""
@@ -83,7 +138,14 @@ class Tokens:
     ) -> None:
         """Refuse a request without a token, or with another; its body is not read (RFC 6750, 3)."""
         authorization = req.get_header("Authorization") or ""
-        if not resource.open and not self.know(authorization):
+        # a browser asks before it sends the token, whether it may
+        asks = self.preflights and req.method == "OPTIONS" and req.get_header("Access-Control-Request-Method")
+        if asks or resource.open:
+            return
+        if resource.addressed and self.keys and not (self.tokens and self.know(authorization)):
+            req.context.signed = True
+            req.context.expires = signing.check(req.path, req.query_string, self.keys, time())
+        elif not self.know(authorization):
             came = authorization.partition(" ")[0].lower() == "bearer"
             resp.set_header("WWW-Authenticate", 'Bearer realm="falconimg"' + ', error="invalid_token"' * came)
             raise Unauthorized(
@@ -99,14 +161,16 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         SettingsProblem: a setting is wrong, or the codecs do not keep to it
     """
     settings = settings or Settings.from_environ()
-    check_codec_limit(settings)
-    formats.readable(settings.formats)
-    prove_limit(codec_pixel_limit())
+    formats.check(settings)
     log.configure(settings)
     pipeline = Pipeline(settings, store or _files(settings))
-    middleware: list[Any] = [RequestId()]
+    middleware: list[Any] = [RequestId(), Routes()]
+    if settings.cors:
+        middleware.append(Cors(settings))
     if settings.listens_on_loopback:
         middleware.append(Hosts(settings))
+    if settings.prefix:
+        middleware.append(Prefix(settings))
     tokens = Tokens(settings)
     middleware.append(tokens)
     app = Application(middleware=middleware)
@@ -136,6 +200,7 @@ def _answer(req: falcon.Request, resp: falcon.Response, status: int, **problem: 
         document["errors"].pop()
         resp.text = json.dumps(document)
     resp.set_header("Cache-Control", "no-store")
+    resp.delete_header("ETag")  # that of what was wanted
 
 
 def _problem(req: falcon.Request, resp: falcon.Response, problem: Problem, _params: dict[str, Any]) -> None:

@@ -6,6 +6,20 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 
+from falconimg import metrics
+from falconimg.settings import Settings
+
+DOCUMENTS = 8
+"""The part of a process's memory that is for requests' documents, and the jobs made of them, is one of so many."""
+RESULT = 1000
+"""Bytes that a result takes at most in a job, in the names that are claimed and in the report."""
+
+
+def most_results(settings: Settings) -> int:
+    """The results that a request may have, so that the jobs and reports of all threads have their memory."""
+    affordable = settings.budget // DOCUMENTS // settings.threads // RESULT
+    return min(settings.max_results, max(affordable, settings.max_outputs))
+
 
 class Grant(Future[None]):
     """So many bytes of a budget: done as soon as they are granted."""
@@ -67,6 +81,7 @@ class Budget:
             if grant in self._held:
                 self._held.remove(grant)
                 self.free += grant.amount
+                metrics.BUDGET_USED.dec(grant.amount)
                 self._serve()
 
     def _give_up(self, grant: Grant) -> None:
@@ -81,4 +96,5 @@ class Budget:
             grant = self._queue.popleft()
             self._held.add(grant)
             self.free -= grant.amount
+            metrics.BUDGET_USED.inc(grant.amount)
             grant.set_result(None)

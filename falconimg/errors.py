@@ -7,6 +7,7 @@
     │   ├── IncompleteBody        400  the body ended before its Content-Length
     │   ├── Unauthorized          401  no token of FALCONIMG_TOKEN came
     │   ├── Forbidden             403  a path leads outside the root
+    │   ├── NotSigned             403  an address without a signature of FALCONIMG_KEY's, or expired
     │   ├── RequestTimeout        408  it did not come in time
     │   ├── BodyTooLarge          413  the body is over the limit
     │   ├── WrongMediaType        415  the body is said to be something else
@@ -88,6 +89,10 @@ class Unauthorized(RequestProblem):
 
 class Forbidden(RequestProblem):
     status, type, title = 403, "/problems/outside-root", "The path is outside the root"
+
+
+class NotSigned(RequestProblem):
+    status, type, title = 403, "/problems/signature", "The address is not signed, or no longer"
 
 
 class RequestTimeout(RequestProblem):
@@ -188,6 +193,11 @@ class TimedOut(ImageProblem):
 
 class NotWritten(ImageProblem):
     status, type, title = 507, "/problems/write", "The result could not be written"
+
+
+def by_type(type_: str) -> type[Problem]:
+    """The class of an image's problem of this type; Problem itself for one that was unforeseen."""
+    return next((problem for problem in ImageProblem.__subclasses__() if problem.type == type_), Problem)
 
 
 class SettingsProblem(Problem):

@@ -7,25 +7,44 @@ import datetime
 import math
 import multiprocessing
 import os
+import shutil
+import signal
 import sys
+import tempfile
 import threading
 from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 from gunicorn.glogging import Logger as GunicornLogger
 
-from falconimg import log
+from falconimg import log, scratch
 from falconimg.errors import SettingsProblem
-from falconimg.settings import Settings
-from falconimg.worker import HANGING
+from falconimg.settings import Settings, share_metrics
 
 try:
     settings = Settings.from_environ()
 except SettingsProblem as problem:
     sys.exit(f"falconimg: {problem.detail}")
+
+MEMORY = Path("/dev/shm")  # noqa: S108  (neither a heartbeat nor a count must wait for a disk)
+MEMORY_DIRECTORY = MEMORY if os.access(MEMORY, os.W_OK) else None
+METRICS = scratch.made(MEMORY_DIRECTORY or Path(tempfile.gettempdir()))
+share_metrics(METRICS)
+
+from falconimg import metrics, tracing  # noqa: E402  (prometheus_client looks for the directory when it is imported)
+from falconimg.worker import HANGING  # noqa: E402  (likewise)
+
+
+def _shown(address: str) -> str:
+    """An address for the log; whoever reads that may not see the picture, so without its signature."""
+    path, mark, query = address.partition("?")
+    parts = query.split("&")
+    hidden = ("signature=..." if unquote_plus(part.partition("=")[0]) == "signature" else part for part in parts)
+    return path + mark + "&".join(hidden)
 
 
 class Logger(GunicornLogger):
@@ -39,15 +58,20 @@ class Logger(GunicornLogger):
         self.line = log.logger.bind()
 
     def access(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: datetime.timedelta) -> None:
-        """One line for each answer."""
+        """Count each answer; one line for each, but those to probes."""
+        route = environ.get(metrics.ROUTE, "")
+        status = int(resp.status.split()[0]) if isinstance(resp.status, str) else resp.status_code
+        metrics.answered(req.method, route, status, request_time.total_seconds())
+        if route in metrics.PROBES:
+            return
         headers = {name.lower(): value for name, value in resp.headers}
         self.line.info(
             "access",
             request_id=headers.get("x-request-id", ""),
             client=environ.get("REMOTE_ADDR", ""),
             method=req.method,
-            path=environ.get("RAW_URI", ""),
-            status=int(resp.status.split()[0]) if isinstance(resp.status, str) else resp.status_code,
+            path=_shown(environ.get("RAW_URI", "")),
+            status=status,
             bytes=resp.sent or 0,
             ms=round(request_time.total_seconds() * 1000, 1),
         )
@@ -65,7 +89,7 @@ keepalive = math.ceil(settings.keepalive_seconds)
 # Images are begun during our graceful time; the last of them may take as long as an image may, and be found to hang.
 graceful_timeout = math.ceil(settings.graceful_seconds + settings.image_seconds + 5)
 limit_request_line = settings.max_request_line
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  (its heartbeat must not wait for a disk)
+worker_tmp_dir = str(MEMORY_DIRECTORY) if MEMORY_DIRECTORY else None
 control_socket_disable = True
 forwarder_headers = ""  # a client of this machine could name any SCRIPT_NAME, and so pass a proxy's rules
 logger_class = Logger
@@ -78,6 +102,9 @@ proc_name = "falconimg"
 # glibc's own are 8 for each core, and as large as the largest block that was freed, up to 32 MB: then what a worker
 # holds is twice what its images take.
 MALLOC = {-8: 2, -3: 4_000_000}
+PORT: list[int] = []  # the process that answers at FALCONIMG_METRICS_BIND, if there is one
+STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+ENDED: set[int] = set()  # processes of workers whose counts are still in files of their own
 
 
 def on_starting(server: Any) -> None:
@@ -95,11 +122,38 @@ def on_starting(server: Any) -> None:
     trial.join()
     if trial.exitcode:
         sys.exit(1)
+    _begin_metrics()
+    if fault := tracing.fault():
+        log.logger.warning("no_traces", detail=fault)
+    if settings.cors and not settings.token:
+        log.logger.warning(
+            "open_to_pages", cors=",".join(settings.cors), detail="their scripts may use it: set FALCONIMG_TOKEN"
+        )
     for place in server.cfg.bind:
         if replace(settings, bind=place).open_to_others:
             log.logger.warning(
                 "open_to_others", bind=place, detail="anyone who reaches it may use it: set FALCONIMG_TOKEN"
             )
+
+
+def _begin_metrics() -> None:
+    """Forget what the trial counted, and open the port that is for metrics alone."""
+    if not metrics.shared():
+        sys.exit("falconimg: prometheus_client was imported before this configuration: workers would count apart")
+    metrics.forget(METRICS)
+    if settings.metrics_bind:
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        master, child = os.getpid(), os.fork()  # not multiprocessing's: a worker that ends would end it
+        if not child:
+            try:
+                metrics.serve(settings.metrics_bind, master, sender)
+            finally:
+                os._exit(0)
+        PORT.append(child)
+        sender.close()
+        fault = receiver.recv()
+        if fault:
+            sys.exit(f"falconimg: FALCONIMG_METRICS_BIND: expected a free port, came {settings.metrics_bind}: {fault}")
 
 
 def _try(app: Any) -> None:
@@ -109,9 +163,19 @@ def _try(app: Any) -> None:
         sys.exit(f"falconimg: {problem.detail}")
 
 
+def pre_fork(_server: Any, _worker: Any) -> None:
+    """Let a stop wait until the worker can take it: it inherits the master's handler, which would lose it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS))
+
+
 def post_worker_init(worker: Any) -> None:
-    """Let readiness look at the other workers, and sweep what killed ones left."""
+    """Let stops come, let readiness look at the other workers, and sweep what killed ones left."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     HANGING.replace()
+    tracing.start()
     worker.wsgi.pipeline.peers_hang = HANGING.waits
     # the first worker, and each that replaces another
     if worker.age == 1 or worker.age > worker.cfg.workers:
@@ -125,9 +189,23 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Ask for one worker less again, if this one was replaced before it ended."""
+    """Keep its counts; ask for one worker less again, if this one was replaced before it ended."""
+    ENDED.add(worker.pid)
+    with suppress(OSError):  # the next one tries again
+        if metrics.bury(METRICS, ENDED - server.WORKERS.keys()):
+            ENDED.clear()
     if HANGING.end(worker.age):
         server.num_workers = max(server.num_workers - 1, server.cfg.workers)
+
+
+def on_exit(_server: Any) -> None:
+    """Leave nothing behind; a daemon is another process than the one that made the directory."""
+    for child in PORT:
+        with suppress(ChildProcessError):  # it has ended, and its number may be another's
+            if os.waitpid(child, os.WNOHANG) == (0, 0):
+                os.kill(child, signal.SIGTERM)
+                os.waitpid(child, 0)
+    shutil.rmtree(METRICS, ignore_errors=True)
 
 
 def _sweep(store: Any) -> None:

@@ -36,6 +36,11 @@ class Template(NamedTuple):
     numbered: bool
 
 
+def literal(text: str) -> str:
+    """The text as a template has it in which it stands for itself."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 @dataclass(frozen=True)
 class Rendition:
     """One branch of an image: its whole list of steps (stem first) and where the results go."""
@@ -109,6 +114,7 @@ class Outcome:
     outputs: tuple[Output, ...] = ()
     notes: tuple[Note, ...] = ()
     error: Fault | None = None
+    stages: tuple[tuple[str, float], ...] = ()  # (name, seconds) of read, decode, operations …; not in the report
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from falconimg import errors, formats, operations, request
+from falconimg import errors, formats, operations, parameters, request
 from falconimg.schema import Schema
 from falconimg.settings import Settings
 
@@ -66,6 +66,20 @@ PROBLEM_SCHEMA: Schema = {
     },
     "required": ["type", "title", "status", "request_id"],
 }
+INFO: Schema = {
+    "type": "object",
+    "properties": {
+        "width": {"type": "integer", "description": "As seen: after the orientation is applied."},
+        "height": {"type": "integer"},
+        "format": {"type": "string", "enum": list(formats.FORMATS)},
+        "depth": {"type": "integer", "enum": [8, 16]},
+        "alpha": {"type": "boolean"},
+        "orientation": {"type": "integer", "minimum": 1, "maximum": 8},
+        "icc": {"type": ["string", "null"], "description": "The colour profile's name."},
+        "bytes": {"type": "integer"},
+    },
+    "required": ["width", "height", "format", "depth", "alpha", "orientation", "icc", "bytes"],
+}
 EXAMPLE = {
     "images": [
         {"input": "examples/landscape.jpg", "output": "out/landscape.png"},
@@ -93,15 +107,20 @@ def document(settings: Settings) -> dict[str, Any]:
         errors.WrongHost, errors.InvalidRequest, errors.HeadTooLarge, errors.Busy,
     )  # fmt: skip
     guarded: dict[str, Any] = {}
+    unauthorized: dict[str, Any] = {}
     if settings.token:
-        refusals |= _answers(errors.Unauthorized)
+        unauthorized = _answers(errors.Unauthorized)
+        refusals |= unauthorized
         guarded = {"security": [{"token": []}]}
     process = {
         "200": _answer("Nothing failed; as a stream, whatever happened.", JSON, "Report", NDJSON),
         "207": _answer("Some images failed and some did not.", JSON, "Report"),
     }
-    failed = _answer("All images failed, or the request was refused.", JSON, "Report")
-    failed["content"][PROBLEM] = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    failed = _failed("All images failed, or the request was refused.")
+    numbers = {"200": {"description": "Prometheus's text format.",
+                       "content": {"text/plain": {"schema": {"type": "string"}}}}}  # fmt: skip
+    # elsewhere it has no tokens, and no place in this document
+    scraped = {"get": _get("Numbers for Prometheus", "metrics") | {"responses": numbers | unauthorized} | guarded}
     items = {"200": {"description": "The document as it came.", "headers": {"Falconimg-Failed": FAILED},
                      "content": {JSON: {"schema": {"$ref": "#/components/schemas/Items"}}}}}  # fmt: skip
     return {
@@ -123,16 +142,22 @@ def document(settings: Settings) -> dict[str, Any]:
                 "post": _post("Process a batch, the original's way", "items", "Items", EXAMPLE_ITEMS, items | refusals)
                 | guarded
             },
-            "/": {"get": _get("What this server is", "information")},
+            "/v1/image": {"post": _image(refusals) | guarded},
+            "/v1/image/{path}": {"get": _address(refusals) | guarded},
+            "/v1/info": {"post": _info(refusals) | guarded},
+            "/v1/info/{path}": {"get": _address_info(refusals) | guarded},
+            "/": {"get": _get("What this server is", "information") | {"responses": {
+                "200": _answer("What this server is; a browser gets a page.", JSON, None, "text/html")}}},
             "/livez": {"get": _get("Whether the process is alive", "alive")},
             "/readyz": {"get": _get("Whether it can take requests", "ready") | {"responses": {
                 "200": _answer("Ready.", JSON, None), "503": _answer("Not ready.", JSON, None)}}},
             "/openapi.json": {"get": _get("This document", "openapi")},
+            **({} if settings.metrics_bind else {"/metrics": scraped}),
         },
         "components": {
             "schemas": {
                 **request.schemas(settings), **operations.schemas(),
-                "Report": REPORT, "Outcome": OUTCOME, "Problem": PROBLEM_SCHEMA,
+                "Report": REPORT, "Info": INFO, "Outcome": OUTCOME, "Problem": PROBLEM_SCHEMA,
             },
             **({"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if guarded else {}),
         },
@@ -140,6 +165,108 @@ def document(settings: Settings) -> dict[str, Any]:
 
 
 FAILED = {"description": "How many images failed, where any did.", "schema": {"type": "integer"}}
+ZIP, FORM = "application/zip", "multipart/form-data"
+BINARY: Schema = {"type": "string", "format": "binary"}
+PICTURE = {
+    "Image-Width": {"description": "Of a single result, in pixels.", "schema": {"type": "integer"}},
+    "Image-Height": {"description": "Of a single result, in pixels.", "schema": {"type": "integer"}},
+    "Content-Disposition": {"description": "The result's name.", "schema": {"type": "string"}},
+    "Falconimg-Notes": {
+        "description": "What went otherwise than asked: a JSON array of notes.", "schema": {"type": "string"},
+    },
+}  # fmt: skip
+
+
+def _parameters(addressed: bool) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "query", "schema": each.schema}
+        for name, each in parameters.PARAMETERS.items()
+        if each.addressed in (None, addressed)
+    ]
+
+
+def _results() -> dict[str, Any]:
+    """The answers with pictures."""
+    kinds = {form.media_type: {"schema": BINARY} for form in formats.FORMATS.values()}
+    several = {ZIP: {"schema": BINARY}}
+    whole = "The result; several in a zip; of a dry run the report."
+    report = {JSON: {"schema": {"$ref": "#/components/schemas/Report"}}}
+    return {"200": {"description": whole, "headers": dict(PICTURE), "content": {**kinds, **several, **report}}}
+
+
+UPLOAD: Schema = {
+    "required": True,
+    "description": "The picture, whatever Content-Type is said of it; or a form.",
+    "content": {
+        "application/octet-stream": {"schema": BINARY},
+        FORM: {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "array", "items": BINARY, "minItems": 1, "description": "One picture, or several."}
+                },
+                "required": ["file"],
+                "additionalProperties": False,
+            }
+        },
+    },
+}
+PATH_PARAMETER = {
+    "name": "path",
+    "in": "path",
+    "required": True,
+    "description": "The file's path below the input root; its slashes may stand as they are.",
+    "schema": {"type": "string"},
+}
+ALONE = (errors.Unsupported, errors.TooLarge, errors.TimedOut, errors.NotWritten)  # of a single picture
+
+
+def _image(refusals: dict[str, Any]) -> dict[str, Any]:
+    failed = _failed("Nothing could be made.")
+    some = {"description": "Some pictures failed; report.json in the zip says which.", "headers": {
+        "Falconimg-Failed": FAILED}, "content": {ZIP: {"schema": BINARY}}}  # fmt: skip
+    return {
+        "summary": "Turn a picture in the body into one in the answer",
+        "operationId": "image",
+        "parameters": _parameters(addressed=False),
+        "requestBody": UPLOAD,
+        "responses": dict(sorted((refusals | _answers(*ALONE) | _results() | {"207": some, "422": failed}).items())),
+    }
+
+
+def _address(refusals: dict[str, Any]) -> dict[str, Any]:
+    answers = refusals | _answers(*ALONE, errors.Missing) | _results()
+    answers["200"]["headers"] |= {
+        "ETag": {"description": "Another for whatever gives another answer.", "schema": {"type": "string"}},
+        "Cache-Control": {"description": "By FALCONIMG_MAX_AGE.", "schema": {"type": "string"}},
+    }
+    answers["304"] = {"description": "The client has it, by its If-None-Match."}
+    return {
+        "summary": "Show what is made of a picture on the server's disk",
+        "operationId": "address",
+        "parameters": [PATH_PARAMETER, *_parameters(addressed=True)],
+        "responses": dict(sorted(answers.items())),
+    }
+
+
+def _info(refusals: dict[str, Any]) -> dict[str, Any]:
+    answers = refusals | _answers(*ALONE) | {"200": _answer("What it is.", JSON, "Info")}
+    return {
+        "summary": "Say what a picture in the body is",
+        "operationId": "info",
+        "requestBody": UPLOAD,
+        "responses": dict(sorted(answers.items())),
+    }
+
+
+def _address_info(refusals: dict[str, Any]) -> dict[str, Any]:
+    answers = refusals | _answers(*ALONE, errors.Missing) | {"200": _answer("What it is.", JSON, "Info")}
+    return {
+        "summary": "Say what a picture on the server's disk is",
+        "operationId": "address_info",
+        "parameters": [PATH_PARAMETER],
+        "responses": dict(sorted(answers.items())),
+    }
 
 
 def _post(summary: str, name: str, schema: str, example: Any, responses: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +287,12 @@ def _answer(description: str, media_type: str, schema: str | None, *others: str)
     body = {"schema": {"$ref": f"#/components/schemas/{schema}"} if schema else {"type": "object"}}
     lines = {other: {"schema": {"type": "string"}} for other in others}
     return {"description": description, "content": {media_type: body, **lines}}
+
+
+def _failed(description: str) -> dict[str, Any]:
+    """A report or a problem; both are said of both media types, because generated clients look at one alone."""
+    either = {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Report", "Problem")]}}
+    return {"description": description, "content": {JSON: either, PROBLEM: either}}
 
 
 def _answers(*problems: type[errors.Problem]) -> dict[str, Any]:

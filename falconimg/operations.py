@@ -5,6 +5,14 @@ A step comes as a string, `name=value,key:value,...`, or as an object, `{"op": n
 arguments are; it validates requests and stands in OpenAPI. Its `forms` are README's
 table. `effect` answers, for a picture's shape, what the plan is to do: see native/_core.pyx.
 
+For those who build a form of it (the page at `/` does), the schema also says:
+`x-forms`, the ways to write the step, each with a title and a template of its
+string; of an argument `x-start`, the value a form starts with (of one that may be
+left out, what leaving it out means), `x-slider`, (low, high, step) of the usual
+values, `x-labels`, words for its `enum`, `x-unit` and `x-colour`; `x-frame`, that its
+arguments are a frame on the picture; `x-parts`, that it makes several of one; and
+`x-still`, which steps leave what they show where it was, relative to the sides.
+
 A new operation is one class here and its row in OPERATIONS.
 """
 
@@ -41,16 +49,24 @@ NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 MOST_CHARACTERS = 1000  # of a step as a string; what is read is kept for the next time
 STEP = re.compile(r"([A-Za-z]+)(=([^,]*)((,[a-z]+:[^,]+)*))?", re.ASCII)
 
-SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 65500}
-GRAVITY: Schema = {"type": "string", "enum": list(GRAVITIES)}
+SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 65500, "x-unit": "px"}
+OFFSET: Schema = {"type": "integer", "minimum": -65500, "maximum": 65500, "x-unit": "px", "x-start": 0}
+GRAVITY: Schema = {
+    "type": "string",
+    "enum": list(GRAVITIES),
+    "x-labels": ["top", "top right", "right", "bottom right", "bottom", "bottom left", "left", "top left", "centre"],
+    "x-start": "c",
+}
 COLOUR: Schema = {
     "type": "string",
     "pattern": r"^(white|black|#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6}))(?!\n)$",
+    "x-colour": True,
     "x-expected": "a colour: white, black, RGB or RRGGBB in hexadecimal digits, with or without #",
 }
 CLEAR_COLOUR: Schema = {
     "type": "string",
     "pattern": r"^(white|black|transparent|#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8}))(?!\n)$",
+    "x-colour": True,
     "x-expected": "a colour: white, black, transparent, RGB, RRGGBB or RRGGBBAA in hexadecimal digits",
 }
 
@@ -84,6 +100,7 @@ class Operation(ABC):
     properties: ClassVar[Mapping[str, Schema]]
     required: ClassVar[tuple[str, ...]] = ()
     rules: ClassVar[Schema] = {}  # JSON Schema keywords that tie several arguments together
+    writings: ClassVar[Mapping[str, str]] = {}  # template of the string, by title; else the name and what is required
     parts: ClassVar[Literal["one", "fixed", "varying"]] = (
         "one"  # pictures it makes of one: does that vary with its size?
     )
@@ -109,13 +126,18 @@ class Operation(ABC):
 
     @classmethod
     def schema(cls) -> Schema:
-        """The JSON Schema of the object form."""
+        """The JSON Schema of the object form, with what a form of it is built from."""
+        value = "=" * bool(cls.required) + "x".join(f"{{{key}}}" for key in cls.required)
+        writings = cls.writings or {cls.name.capitalize(): cls.name + value}
         return {
             "type": "object",
+            "title": cls.name.capitalize(),
             "description": " ".join(f"`{form.step}`: {form.meaning}." for form in cls.forms),
             "properties": {"op": {"const": cls.name}, **cls.properties},
             "required": ["op", *cls.required],
             "additionalProperties": False,
+            "x-forms": [{"title": title, "step": step} for title, step in writings.items()],
+            **({"x-parts": cls.parts} if cls.parts != "one" else {}),
             **cls.rules,
         }
 
@@ -187,17 +209,24 @@ class Resize(Operation):
             "area, linear, cubic, lanczos, nearest; default area when shrinking, cubic when enlarging",
         ),
     )  # fmt: skip
+    writings: ClassVar = {
+        "Factor": "resize={factor}",
+        "Sides": "resize={width}x{height}",
+        "Width": "resize={width}x",
+        "Height": "resize=x{height}",
+    }
     properties: ClassVar = {
-        "factor": {"type": "number", "minimum": 0.05, "maximum": 100},
-        "width": SIDE,
-        "height": SIDE,
-        "fit": {"type": "string", "enum": ["stretch", "inside", "cover", "pad"]},
+        "factor": {"type": "number", "minimum": 0.05, "maximum": 100, "x-start": 0.5, "x-slider": [0.05, 2, 0.05]},
+        "width": {**SIDE, "x-start": 800, "x-slider": [16, 4096, 16]},
+        "height": {**SIDE, "x-start": 600, "x-slider": [16, 4096, 16]},
+        "fit": {"type": "string", "enum": ["stretch", "inside", "cover", "pad"], "x-start": "stretch"},
         "gravity": GRAVITY,
         "background": CLEAR_COLOUR,
-        "enlarge": {"type": "boolean"},
+        "enlarge": {"type": "boolean", "x-start": True},
         "filter": {"type": "string", "enum": list(FILTERS)},
     }
     rules: ClassVar = {
+        "x-still": {"properties": {"fit": {"enum": ["stretch", "inside"]}}},
         "oneOf": [
             {"required": ["factor"], "not": {"anyOf": [{"required": [k]} for k in ("width", "height")]}},
             {"required": ["width"], "not": {"required": ["factor"]}},
@@ -357,9 +386,10 @@ class Split(Operation):
             "R rows by C columns (1 to 64 each); the extra pixels go to the right and the bottom parts",
         ),
     )  # fmt: skip
+    writings: ClassVar = {"Quadrants": "split", "Rows and columns": "split={rows}x{columns}"}
     properties: ClassVar = {
-        "rows": {"type": "integer", "minimum": 1, "maximum": 64},
-        "columns": {"type": "integer", "minimum": 1, "maximum": 64},
+        "rows": {"type": "integer", "minimum": 1, "maximum": 64, "x-start": 2, "x-slider": [1, 8, 1]},
+        "columns": {"type": "integer", "minimum": 1, "maximum": 64, "x-start": 3, "x-slider": [1, 8, 1]},
     }
     rules: ClassVar = {"dependentRequired": {"rows": ["columns"], "columns": ["rows"]}}
     parts = "fixed"
@@ -392,7 +422,7 @@ class Tile(Operation):
     name = "tile"
     planes = True
     forms = (Form("tile=S", '{"op": "tile", "size": S}', "square tiles of S pixels, the last row and column smaller"),)
-    properties: ClassVar = {"size": SIDE}
+    properties: ClassVar = {"size": {**SIDE, "x-start": 256, "x-slider": [64, 1024, 16]}}
     required = ("size",)
     parts = "varying"
 
@@ -426,10 +456,11 @@ class Blur(Operation):
         ),
     )  # fmt: skip
     properties: ClassVar = {
-        "kernel": {"type": "integer", "minimum": 0, "maximum": 1001},
+        "kernel": {"type": "integer", "minimum": 0, "maximum": 1001, "x-start": 15, "x-slider": [1, 101, 2]},
         "sigma": {"type": "number", "exclusiveMinimum": 0, "maximum": 200},
     }
     required = ("kernel",)
+    rules: ClassVar = {"x-still": {}}
 
     @classmethod
     def read(cls, value: str | None, name: str) -> dict[str, Any]:
@@ -468,15 +499,17 @@ class Crop(Operation):
         ),
         Form("crop=WxH,gravity:g", "gravity", "the same, placed at an edge, a corner or the centre (c, the default)"),
     )  # fmt: skip
+    writings: ClassVar = {"Frame": "crop={width}x{height}+{x}+{y}", "Place": "crop={width}x{height}"}
     properties: ClassVar = {
-        "width": SIDE,
-        "height": SIDE,
-        "x": {"type": "integer", "minimum": -65500, "maximum": 65500},
-        "y": {"type": "integer", "minimum": -65500, "maximum": 65500},
+        "width": {**SIDE, "x-start": 400},
+        "height": {**SIDE, "x-start": 300},
+        "x": OFFSET,
+        "y": OFFSET,
         "gravity": GRAVITY,
     }
     required = ("width", "height")
     rules: ClassVar = {
+        "x-frame": True,
         "dependentRequired": {"x": ["y"], "y": ["x"]},
         "not": {"required": ["x", "gravity"]},
         "x-alternatives": "x and y, or gravity",
@@ -559,7 +592,9 @@ class Flip(Operation):
             "flip=h, flip=v", '{"op": "flip", "axis": "h"}', "mirrored, left to right (h) or top to bottom (v); exact"
         ),
     )
-    properties: ClassVar = {"axis": {"type": "string", "enum": ["h", "v"]}}
+    properties: ClassVar = {
+        "axis": {"type": "string", "enum": ["h", "v"], "x-labels": ["left to right", "top to bottom"]}
+    }
     required = ("axis",)
 
     @classmethod
@@ -582,6 +617,7 @@ class Gray(Operation):
     planes = True
     forms = (Form("gray", '{"op": "gray"}', "luma by ITU-R BT.601; alpha stays"),)
     properties: ClassVar = {}
+    rules: ClassVar = {"x-still": {}}
 
     @classmethod
     def read(cls, value: str | None, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -20,9 +21,9 @@ from functools import partial
 from time import monotonic
 from typing import Any, Literal
 
-from falconimg import formats, log
-from falconimg._core import Leaf, Plan, PlanError, Shape
-from falconimg.budget import Budget, Grant
+from falconimg import formats, log, metrics, tracing
+from falconimg._core import Leaf, Map, Plan, PlanError, Shape
+from falconimg.budget import DOCUMENTS, Budget, Grant, most_results
 from falconimg.errors import (
     BadName,
     BodyTooLarge,
@@ -51,11 +52,11 @@ from falconimg.threads import Threads
 
 Stages = Generator[Future[None], None, None]
 
+GIVEN_UP = "nobody waits for it any more"
 STOPPING = "the server was told to stop before this image's turn"
-DOCUMENTS = 8  # the part of the budget that is for requests' documents is one of so many
 DOCUMENT_COST = 40  # bytes that a document's values and the job take at most, for each byte of its text
+UPLOAD_COST = 3  # bytes for each of an upload: the body, the files in it, and one copy on the way
 SMALL_DOCUMENT = 65536  # bytes of a document up to which that is not worth counting
-RESULT = 1000  # bytes that a result takes in the names that are claimed and in the report
 # By what a picture may be shrunk when it is loaded, and what part of its shrunk sides it may have in the end, if not
 # just these: then the result is within 38 dB of what area makes of the whole picture (tests/test_quality.py).
 FINE = {2: 0.93, 4: 0.7, 8: 0.5}
@@ -80,6 +81,7 @@ class Turn:
     """One image on its way: what is known of it so far."""
 
     image: Image
+    store: Store
     work: Work | None = None
     admitted: bool = False  # it has the memory for its pixels, or needs none
     deadline: float = float("inf")  # of the step that runs; monotonic
@@ -87,6 +89,8 @@ class Turn:
     outputs: tuple[Output, ...] = ()
     error: Problem | None = None
     begun: float = field(default_factory=monotonic)
+    stages: metrics.Stages = field(default_factory=metrics.Stages)
+    size: int = 0  # bytes of its file that was read
 
     def note(self, pointer: str, details: Iterable[str]) -> None:
         """Say these sentences of that place, each once."""
@@ -131,8 +135,8 @@ class Names:
                 raise Conflict(f"{shown(path)}: expected a path that is no other image's input, came one")
             claimed.add(key)
             if len(self._owners) + len(claimed) > self._most:
-                limits = "FALCONIMG_MAX_RESULTS, FALCONIMG_MEMORY"
-                raise TooLarge(f"expected at most {self._most} outputs of a request ({limits}), came more")
+                most = f"{self._most} outputs of a request (FALCONIMG_MAX_RESULTS, FALCONIMG_MEMORY)"
+                raise TooLarge(f"expected at most {most}, came at least {self._most + 1}")
         self._owners.update(dict.fromkeys(claimed, index))
 
 
@@ -189,9 +193,9 @@ class Pipeline:
         self.store = store
         self.documents = Budget(settings.budget // DOCUMENTS)
         self.budget = Budget(settings.budget - self.documents.size)
+        metrics.BUDGET.set(settings.budget)
         self.threads = Threads(settings.pool)
-        affordable = self.documents.size // settings.threads // RESULT
-        self.most_results = min(settings.max_results, max(affordable, settings.max_outputs))
+        self.most_results = most_results(settings)
         self.stop_at = float("inf")
         self.peers_hang: Callable[[], bool] = lambda: False  # whether another worker waits for its replacement
         self._steps: set[Turn] = set()  # the images of which a step runs now
@@ -225,37 +229,68 @@ class Pipeline:
             BodyTooLarge: more than there is at all
             Busy: there was none in time
         """
-        need = DOCUMENT_COST * size if size > SMALL_DOCUMENT else 0
+        return self._held(DOCUMENT_COST, size)
+
+    def upload(self, size: int) -> Grant:
+        """Memory for an uploaded body and the copies of its parts; raises as `document` does."""
+        return self._held(UPLOAD_COST, size)
+
+    @contextmanager
+    def file(self, size: int) -> Iterator[None]:
+        """Memory for a file that is read for its header alone.
+
+        Raises:
+            TooLarge: more than there is at all
+            Busy: there was none in time
+        """
+        self._affordable(size)
+        grant = self._in_time(self.budget.ask(size))
+        try:
+            yield
+        finally:
+            grant.give_back()
+
+    def _held(self, cost: int, size: int) -> Grant:
+        need = cost * size if size > SMALL_DOCUMENT else 0
         if need > self.documents.size:
-            most = self.documents.size // DOCUMENT_COST
+            most = self.documents.size // cost
             raise BodyTooLarge(f"expected at most {most} bytes for this FALCONIMG_MEMORY, came {size}")
-        grant = self.documents.ask(need)
+        return self._in_time(self.documents.ask(need))
+
+    def _in_time(self, grant: Grant) -> Grant:
         if not (grant.done() or wait([grant], self.settings.wait_seconds).done):
             grant.give_back()
             raise self._busy()
         return grant
 
-    def run(self, job: Job) -> Report:
-        """Everything that the job asks for.
+    def run(self, job: Job, store: Store | None = None, gone: Callable[[], bool] = lambda: False) -> Report:
+        """Everything that the job asks for, on a store of its own or else on that of the process.
+
+        No further image is begun once `gone` says that nobody waits for them any more.
 
         Raises:
             Busy: there was no memory for its first image in time; nothing was done
         """
         begun = monotonic()
-        outcomes = sorted(self.stream(job), key=lambda outcome: outcome.index)
+        outcomes = sorted(self.stream(job, store, gone), key=lambda outcome: outcome.index)
         return report(tuple(outcomes), Counter(outcome.status for outcome in outcomes), begun)
 
-    def stream(self, job: Job) -> Iterator[Outcome]:
-        """The images' outcomes, as they finish. Closing the iterator begins no further image.
+    def stream(
+        self, job: Job, store: Store | None = None, gone: Callable[[], bool] = lambda: False
+    ) -> Iterator[Outcome]:
+        """The images' outcomes, as they finish; `store` and `gone` as for `run`.
+
+        Closing the iterator begins no further image.
 
         Raises:
             Busy: at once, before the first outcome is asked for
         """
-        names = Names(job, self.store, self.most_results)
+        store = store or self.store
+        names = Names(job, store, self.most_results)
         begun = Begun()
         if job.images:
             # here and not when the outcomes are asked for: so that it can still be refused
-            first = Turn(job.images[0])
+            first = Turn(job.images[0], store)
             end = monotonic() + self.settings.wait_seconds
             begun.go_on(first, self._stages(first, job, names))
             while not (first.admitted or begun.ended):
@@ -263,26 +298,34 @@ class Pipeline:
                     begun.close()
                     raise self._busy()
                 self._wait(begun, end - monotonic())
-        return self._outcomes(job, names, begun)
+        return self._outcomes(job, store, names, begun, gone)
 
     def _busy(self) -> Busy:
         seconds = f"{self.settings.wait_seconds:g} seconds (FALCONIMG_WAIT_SECONDS)"
         return Busy(f"expected memory to come free within {seconds}, came none")
 
-    def _outcomes(self, job: Job, names: Names, begun: Begun) -> Iterator[Outcome]:
+    def _outcomes(
+        self, job: Job, store: Store, names: Names, begun: Begun, gone: Callable[[], bool]
+    ) -> Iterator[Outcome]:
         waiting = iter(job.images[1:])
         failed = False
         try:
             while True:
                 while begun.ended:
-                    outcome = self._outcome(begun.ended.pop(0), job)
+                    turn = begun.ended.pop(0)
+                    outcome = self._outcome(turn, job)
+                    decoded = turn.work.header.size if turn.work and "decode" in turn.stages.spent else (0, 0)
+                    metrics.ended(outcome, math.prod(decoded), turn.size)
+                    tracing.image(outcome, turn.begun, turn.stages)
                     failed = failed or outcome.status == "failed"
                     yield outcome
                 image = next(waiting, None) if self._room(begun) else None
-                if image and failed and job.stop_on_error:
-                    yield _not_begun(image)
+                if image and (why := self._why_not(job, failed, gone)):
+                    outcome = _not_begun(image, why)
+                    metrics.ended(outcome)
+                    yield outcome
                 elif image:
-                    turn = Turn(image)
+                    turn = Turn(image, store)
                     begun.go_on(turn, self._stages(turn, job, names))
                 elif begun.waits:
                     self._wait(begun, 1)
@@ -291,19 +334,27 @@ class Pipeline:
         finally:
             begun.close()
 
+    @staticmethod
+    def _why_not(job: Job, failed: bool, gone: Callable[[], bool]) -> str:
+        """Why no further image begins, if so."""
+        if failed and job.stop_on_error:
+            return "an earlier image failed, and on_error is stop"
+        return GIVEN_UP if gone() else ""
+
     def _room(self, begun: Begun) -> bool:
         """Whether another image of the request may begin.
 
-        Only so many are on their way at a time, so that the requests' images take turns: those that are made and one
-        that is ready for its turn; and only one of them is not yet planned, so that names are claimed in order.
+        Only so many are on their way at a time, so that the requests' images take turns: those that are made and two
+        that are ready for their turn, as two may end at once; and only one of them is not yet planned, so that names
+        are claimed in order.
         """
-        return len(begun.waits) <= self.settings.pool and all(turn.work for turn, _ in begun.waits.values())
+        return len(begun.waits) <= self.settings.pool + 1 and all(turn.work for turn, _ in begun.waits.values())
 
     def _wait(self, begun: Begun, seconds: float) -> None:
         """Go on as far as possible within the time, or a second."""
         begun.wait(min(seconds, 1))
         for future, turn in begun.hanging():
-            turn.error = TimedOut(f"{self._time()}, and a step of it does not return")
+            turn.error = TimedOut(f"{self._time(turn)}, and a step of it does not return")
             log.logger.error("image_hangs", input=turn.image.input)
             self.threads.replace(future)
             begun.let_go(future)
@@ -317,7 +368,7 @@ class Pipeline:
         Only those who have their memory are with the threads: were they to wait for it there,
         the ones that hold it could be behind them.
         """
-        with self._failing(turn):
+        with metrics.IN_PROGRESS.track_inprogress(), self._failing(turn):
             grant = self.budget.ask(self._file_size(turn))
             try:
                 yield from _granted(grant)
@@ -379,12 +430,14 @@ class Pipeline:
             self._steps.discard(turn)
             turn.deadline = float("inf")
 
-    def _time(self) -> str:
-        return f"expected at most {self.settings.image_seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)"
+    def _time(self, turn: Turn) -> str:
+        most = self.settings.image_seconds
+        came = most + max(0.0, monotonic() - turn.deadline)
+        return f"expected at most {most:g} seconds (FALCONIMG_IMAGE_SECONDS), came {came:.3g}"
 
     def _file_size(self, turn: Turn) -> int:
         with self._timed(turn):
-            size = self.store.size(turn.image.input, self.settings.max_file)
+            size = turn.store.size(turn.image.input, self.settings.max_file)
         self._affordable(size)
         return size
 
@@ -392,9 +445,11 @@ class Pipeline:
         if size > self.budget.size:
             raise TooLarge(f"expected at most {self.budget.size} bytes of work (FALCONIMG_MEMORY), came {size}")
 
-    def _read(self, image: Image) -> bytes:
+    def _read(self, turn: Turn) -> bytes:
         """The image's file, if it is the one that was meant."""
-        data = self.store.read(image.input, self.settings.max_file)
+        image = turn.image
+        data: bytes = turn.stages.timed("read", turn.store.read, image.input, self.settings.max_file)
+        turn.size = len(data)
         if image.sha256 and hashlib.sha256(data).hexdigest() != image.sha256:
             raise Mismatch(f"expected the SHA-256 {image.sha256}, came another")  # which is nobody's to know
         return data
@@ -406,7 +461,7 @@ class Pipeline:
         image, settings = turn.image, self.settings
         turn.notes.update(dict.fromkeys(image.notes))
         with self._timed(turn):
-            data = self._read(image)
+            data = self._read(turn)
             header = formats.probe(data, settings.formats)
             width, height = header.size
             _bounded("side", max(width, height), settings)
@@ -438,7 +493,7 @@ class Pipeline:
         """The results that are there already, where the job minds."""
         if job.if_exists == "overwrite":
             return frozenset()
-        left = frozenset(leaf.path for leaf in plan.leaves if self.store.exists(leaf.path))
+        left = frozenset(leaf.path for leaf in plan.leaves if turn.store.exists(leaf.path))
         if left and job.if_exists == "error":
             raise Exists(f"{shown(min(left))} exists, and if_exists is error")
         turn.note(turn.image.pointer, (_left(path) for path in sorted(left)))
@@ -447,13 +502,13 @@ class Pipeline:
     def _results(self, turn: Turn, work: Work, job: Job) -> None:
         """Decode, walk, encode, publish."""
         image, icc_only = turn.image, formats.Metadata(icc=work.header.metadata.icc)
-        data = work.data or self._read_again(image, work)
+        data = work.data or self._read_again(turn, work)
         made: dict[str, tuple[File, Output]] = {}
         notes: dict[str, tuple[str, ...]] = {}
 
         def tick() -> None:
             if monotonic() > turn.deadline:
-                raise TimedOut(self._time())
+                raise TimedOut(self._time(turn))
 
         def emit(leaf: Leaf, array: Any) -> None:
             if leaf.path in work.left:
@@ -461,28 +516,30 @@ class Pipeline:
             rendition = image.renditions[leaf.route]
             metadata = work.header.metadata if rendition.keep_metadata else icc_only
             options = formats.Options(rendition.quality, rendition.background)
-            encoded = formats.encode(rendition.format, array, options, metadata)
+            encoded = turn.stages.timed("encode", formats.encode, rendition.format, array, options, metadata)
             notes[leaf.path] = encoded.notes
             size = leaf.shape.width, leaf.shape.height
             output = Output(leaf.path, *size, rendition.format.name, len(encoded.data))
             made[leaf.path] = File(leaf.path, encoded.data), output
 
         with errors_as(Impossible, "the operations"):
-            work.plan.run(partial(formats.load, data, work.header, work.load), emit, tick)
+            decode = partial(turn.stages.timed, "decode", formats.load, data, work.header, work.load)
+            work.plan.run(decode, emit, tick)
         tick()
         for leaf in work.plan.leaves:  # in the request's order, which is not that in which they were made
             turn.note(f"{image.renditions[leaf.route].pointer}/output", notes.get(leaf.path, ()))
         inorder = [made[leaf.path] for leaf in work.plan.leaves if leaf.path in made]
         try:
-            left = self.store.publish([file for file, _ in inorder], job.if_exists)
+            files = [file for file, _ in inorder]
+            left = turn.stages.timed("publish", turn.store.publish, files, job.if_exists)
         except ImageProblem as problem:
             turn.outputs = tuple(output for _, output in inorder if output.path in problem.written)
             raise
         turn.outputs = tuple(output for _, output in inorder if output.path not in left)
         turn.note(image.pointer, (_left(path) for path in left))
 
-    def _read_again(self, image: Image, work: Work) -> bytes:
-        data = self._read(image)
+    def _read_again(self, turn: Turn, work: Work) -> bytes:
+        data = self._read(turn)
         if formats.probe(data, self.settings.formats) != work.header:
             raise Damaged("expected the file as it was planned, came another: it changed meanwhile")
         return data
@@ -490,7 +547,8 @@ class Pipeline:
     def _outcome(self, turn: Turn, job: Job) -> Outcome:
         image, problem = turn.image, turn.error
         ms = round(1000 * (monotonic() - turn.begun), 1)
-        outcome = Outcome(image.index, image.input, "done", ms, turn.outputs, tuple(turn.notes))
+        stages = turn.stages.seconds()
+        outcome = Outcome(image.index, image.input, "done", ms, turn.outputs, tuple(turn.notes), stages=stages)
         if problem:
             log.logger.warning("image_failed", input=image.input, type=problem.type, detail=problem.detail)
             return replace(outcome, status="failed", error=Fault(problem.type, problem.title, problem.detail))
@@ -528,20 +586,24 @@ def _granted(grant: Grant) -> Stages:
 def _effect(step: Step, shape: Shape, turn: Turn, job: Job) -> Any:
     """What a step does to a picture of that shape; one that it does not allow is skipped where the job says so."""
     try:
-        return step.operation.effect(shape, lambda detail: turn.note(step.pointer, (detail,)))
+        effect = step.operation.effect(shape, lambda detail: turn.note(step.pointer, (detail,)))
     except Impossible as problem:
         if job.skip_invalid and step.operation.skippable:
             turn.note(step.pointer, (f"skipped: {problem.detail}",))
             return None
         raise
+    if isinstance(effect, Map):
+        make = partial(turn.stages.timed, step.operation.name, effect.make)
+        return Map(effect.shape, make, effect.workspace, effect.needs, effect.whole)
+    return effect
 
 
 def _left(path: str) -> str:
     return f"{shown(path)} exists and was left as it is"
 
 
-def _not_begun(image: Image) -> Outcome:
-    note = Note(image.pointer, "not begun: an earlier image failed, and on_error is stop")
+def _not_begun(image: Image, why: str) -> Outcome:
+    note = Note(image.pointer, f"not begun: {why}")
     return Outcome(image.index, image.input, "skipped", 0.0, notes=(note,))
 
 

@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from string import Formatter
 from typing import Any
 
 from falconimg import formats, operations
 from falconimg._core import Plan, PlanError, Shape
+from falconimg.budget import most_results
 from falconimg.errors import Forbidden, InvalidRequest, NotJson, Place
 from falconimg.job import Image, Job, Note, Rendition, Step, Template
 from falconimg.operations import COLOUR, StepError, colour
 from falconimg.schema import Schema, Validator, came, faults
 from falconimg.settings import Settings
 from falconimg.stores import Store
+from falconimg.stores.globs import LOOKS, Found, Looks, is_pattern
 
 MOST_PLACES = 10
 MOST_KEYS = 1000  # of an object; no form has nearly as many
@@ -50,6 +53,7 @@ RESULT: dict[str, Schema] = {
     "metadata": {
         "type": "string",
         "enum": ["strip", "keep"],
+        "x-start": "strip",
         "description": "EXIF and XMP; the ICC profile is kept anyway.",
     },
 }
@@ -81,18 +85,17 @@ def document(body: bytes, settings: Settings) -> Any:
         what = "a byte order mark" if body.startswith(b"\xef\xbb\xbf") else f"one with a fault: {at}"
         raise NotJson(f"expected a JSON document, came {what if body.strip() else 'an empty body'}") from None
     except RecursionError:
-        raise NotJson(_too_deep(settings)) from None
-    level = [value]
-    for _ in range(settings.max_json_depth + 1):
-        level = [container for container in level if isinstance(container, (dict, list))]
-        if not level:
-            return value
-        level = [item for container in level for item in _items(container)]
-    raise NotJson(_too_deep(settings))
+        raise _too_deep(settings, f"more than {settings.max_json_depth}") from None
+    level, depth = [value], 0
+    while level := [container for container in level if isinstance(container, (dict, list))]:
+        level, depth = [item for container in level for item in _items(container)], depth + 1
+    if depth > settings.max_json_depth:
+        raise _too_deep(settings, str(depth))
+    return value
 
 
-def _too_deep(settings: Settings) -> str:
-    return f"expected at most {settings.max_json_depth} levels (FALCONIMG_MAX_JSON_DEPTH), came more"
+def _too_deep(settings: Settings, came: str) -> NotJson:
+    return NotJson(f"expected at most {settings.max_json_depth} levels (FALCONIMG_MAX_JSON_DEPTH), came {came}")
 
 
 def _items(value: dict[str, Any] | list[Any]) -> list[Any]:
@@ -204,6 +207,12 @@ def schemas(settings: Settings) -> dict[str, Schema]:
                 "on_error": {"type": "string", "enum": ["continue", "stop"], "default": "continue"},
                 "on_invalid": {"type": "string", "enum": ["refuse", "skip"], "default": "refuse"},
                 "dry_run": {"type": "boolean", "default": False},
+                "glob": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "Inputs with *, ?, [ or ** are patterns: each stands for an image for every file "
+                    "that it matches, in sorted order; {dir} is then what lies below the pattern's fixed directories.",
+                },
                 "precise": {"type": "boolean", "default": False},
                 **RESULT,
             },
@@ -259,12 +268,17 @@ class _Reader:
         # what the request sets besides its images and operations; the original's set nothing
         self.options: dict[str, Any] = {}
         self.skip_invalid = original
+        self.index = count()
+        # what patterns may still find, and look at
+        self.images_left, self.results_left = 0, most_results(settings)
+        self.looks = Looks(LOOKS * settings.max_images)
 
     def validate(self, name: str) -> None:
         self.places = faults(_validator(name, self.settings), self.value, self.most)
         self.refuse()
         if not self.original:
             self.options = self.value
+            self.images_left = self.settings.max_images - len(self.value["images"])
             self.skip_invalid = self.value.get("on_invalid") == "skip"
 
     def refuse(self) -> None:
@@ -285,7 +299,9 @@ class _Reader:
         value = self.value
         shared, notes = self.steps(value, "")
         images = tuple(
-            self.image(index, image, f"/images/{index}", shared, notes) for index, image in enumerate(value["images"])
+            image
+            for number, each in enumerate(value["images"])
+            for image in self.images(each, f"/images/{number}", shared, notes)
         )
         self.refuse()
         self.compare(images)
@@ -322,33 +338,66 @@ class _Reader:
             steps.append(Step(operation, pointer))
         return tuple(steps), tuple(notes)
 
-    def image(
-        self, index: int, value: dict[str, Any], at: str, steps: tuple[Step, ...], notes: tuple[Note, ...]
-    ) -> Image:
+    def images(
+        self, value: dict[str, Any], at: str, steps: tuple[Step, ...], notes: tuple[Note, ...]
+    ) -> Iterator[Image]:
+        """The job's images of one of the document's: several where its input is a pattern."""
         if "operations" in value and not self.original:
             steps, notes = self.steps(value, at)
-        key = self.checked(f"{at}/input", self.store.check_input, value["input"])
-        renditions = []
-        if self.original or "output" in value:
-            renditions.append(self.rendition(value, {}, at, key, steps))
-        else:
+        branches: list[tuple[dict[str, Any], dict[str, Any], str, tuple[Step, ...]]] = [(value, {}, at, steps)]
+        if not (self.original or "output" in value):
+            branches = []
             for number, branch in enumerate(value["renditions"]):
                 pointer = f"{at}/renditions/{number}"
                 own, said = self.steps(branch, pointer)
                 notes += said
-                renditions.append(self.rendition(branch, value, pointer, key, steps + own))
+                branches.append((branch, value, pointer, steps + own))
         sha256 = "" if self.original else value.get("sha256", "").lower()
-        return Image(index, value["input"], key, tuple(r for r in renditions if r), at, notes, sha256)
+        for path, found in self.inputs(value["input"], f"{at}/input", len(branches)):
+            key = self.checked(f"{at}/input", self.store.check_input, path)
+            below = found or (self.store.below_root(path) if key else "")
+            renditions = (self.rendition(*branch, below) for branch in branches)
+            yield Image(next(self.index), path, key, tuple(r for r in renditions if r), at, notes, sha256)
+
+    def inputs(self, path: str, pointer: str, renditions: int) -> Iterable[Found]:
+        """What an input stands for: itself, or what its pattern finds, bounded before any of it becomes an image."""
+        if not (self.options.get("glob") and is_pattern(path)):
+            return [Found(path, "")]
+        most = max(0, min(self.images_left + 1, self.results_left // renditions))
+        found = self.found(path, pointer, most)
+        if len(found) > most:
+            limit, what = most_results(self.settings), "results (FALCONIMG_MAX_RESULTS, FALCONIMG_MEMORY)"
+            if most > self.images_left:
+                limit, what = self.settings.max_images, "images (FALCONIMG_MAX_IMAGES)"
+            self.fault(pointer, f"expected at most {limit} {what}, came at least {limit + 1}")
+            return []
+        self.images_left -= len(found) - 1
+        self.results_left -= len(found) * renditions
+        return found
+
+    def found(self, path: str, pointer: str, most: int) -> list[Found]:
+        """What a pattern finds; that it finds nothing, or may not be looked for, is a fault."""
+        try:
+            found = self.store.find(path, most, self.looks)
+        except Forbidden as error:
+            self.outside.append(Place(pointer, error.detail))
+        except InvalidRequest as error:
+            self.fault(pointer, error.detail)
+        else:
+            if not found:
+                self.fault(pointer, f"expected a pattern that matches a file, came {came(path)}, which matches none")
+            return found
+        return []
 
     def rendition(
-        self, value: dict[str, Any], image: dict[str, Any], at: str, key: str, steps: tuple[Step, ...]
+        self, value: dict[str, Any], image: dict[str, Any], at: str, steps: tuple[Step, ...], below: str
     ) -> Rendition | None:
         pointer, text = f"{at}/output", value["output"]
         try:
             if self.original or {"{", "}"}.isdisjoint(text):
                 template = Template(((text, ""),), False)
             else:
-                template = _template(text, self.store.below_root(key) if key else "")
+                template = _template(text, below)
         except ValueError as error:
             self.fault(pointer, str(error))
             return None
@@ -390,19 +439,23 @@ class _Reader:
         inputs: dict[str, list[int]] = {}
         for image in images:
             inputs.setdefault(image.key, []).append(image.index)
-        taken: dict[str, str] = {}
+        taken: dict[str, tuple[str, int]] = {}
         for image in images:
             for rendition in image.renditions:
                 for key in self.names(rendition, STATIC_NAMES - len(taken)):
                     at = f"{rendition.pointer}/output"
-                    if taken.get(key) == at:
+                    other_at, other = taken.get(key, ("", -1))
+                    if (other_at, other) == (at, image.index):
                         self.fault(at, "expected a path for each result, came one for several: use {index}")
-                    elif key in taken:
-                        self.fault(at, f"expected a path of its own, came that of {taken[key]}")
+                    elif other_at == at:
+                        files = "expected a path for each of the pattern's files"
+                        self.fault(at, f"{files}, came one for several: use {{dir}}, {{stem}} and {{ext}}")
+                    elif other_at:
+                        self.fault(at, f"expected a path of its own, came that of {other_at}")
                     for other in inputs.get(key, ()):
                         if other != image.index:
                             self.fault(at, f"expected no other image's input, came that of /images/{other}")
-                    taken[key] = at
+                    taken[key] = at, image.index
 
     def names(self, rendition: Rendition, most: int) -> Iterator[str]:
         """The canonical names of a rendition's results, none if a picture is needed to know them."""
@@ -427,14 +480,17 @@ class _Reader:
     def key(self, rendition: Rendition, path: str) -> str:
         """The canonical name of a result; each directory is looked at once."""
         directory, slash, name = path.rpartition("/")
-        if directory + slash not in self.directories:
-            self.seen(path, self.checked(f"{rendition.pointer}/output", self.store.check_output, path))
-        return self.directories[directory + slash] + name
+        if directory + slash in self.directories:
+            return self.directories[directory + slash] + name
+        key = self.checked(f"{rendition.pointer}/output", self.store.check_output, path)
+        self.seen(path, key)
+        return key or path
 
     def seen(self, path: str, key: str) -> None:
-        """Remember the directory's part of an output's canonical name."""
+        """Remember the directory's part of an output's canonical name, unless the file has another one there."""
         directory, slash, name = path.rpartition("/")
-        self.directories[directory + slash] = key[: len(key) - len(name)]
+        if key.endswith(f"/{name}"):
+            self.directories[directory + slash] = key[: len(key) - len(name)]
 
 
 def _cut(step: Step, shape: Shape) -> Any:

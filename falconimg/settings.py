@@ -1,9 +1,10 @@
 """The settings: one row for each FALCONIMG_ variable.
 
 `Settings()` are the defaults, `Settings.from_environ()` is what the server
-starts with. This is the one module that looks at the environment; importing it
-also sets what OpenCV reads from there, because OpenCV looks only once, when
-cv2 is first imported (`formats.opencv.prove_limit` shows whether it did).
+starts with, `Settings.sources()` says which variable set what. This is the one
+module that looks at the environment; importing it also sets what OpenCV reads
+from there, because OpenCV looks only once, when cv2 is first imported
+(`formats.opencv.prove_limit` shows whether it did).
 """
 
 from __future__ import annotations
@@ -12,22 +13,36 @@ import difflib
 import math
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from falconimg.errors import SettingsProblem
+from falconimg.machine import limits
 
 PREFIX = "FALCONIMG_"
-CORES = os.cpu_count() or 1
+LIMITS = limits()
+WORKER_MEMORY = 512 * 10**6  # half of it is for pictures, and half for the process
+MOST_SECRET = 64 * 1024  # bytes of a secret's file
+
+
+class Variable(NamedTuple):
+    """One variable: how its text is read, and what is allowed in words."""
+
+    name: str
+    read: Callable[[str], Any]
+    allowed: str
 
 
 class Row(NamedTuple):
     """What one setting takes: how its text is read, what is allowed and the default in words, one line of help.
 
-    A secret's value is never said, not even where it is wrong.
+    A secret's value is never said, not even where it is wrong; it may be in a file that a variable names. `other` is
+    a variable which those who run servers know, and which counts for a server where ours is not set.
     """
 
     read: Callable[[str], Any]
@@ -35,6 +50,7 @@ class Row(NamedTuple):
     default: str
     help: str
     secret: bool = False
+    other: Variable | None = None
 
 
 def _number(text: str, low: float, high: float) -> int:
@@ -67,6 +83,12 @@ def _bind(text: str) -> str:
     return text
 
 
+def _host_port(text: str) -> str:
+    if text.startswith("unix:"):
+        raise ValueError
+    return _bind(text)
+
+
 def _hosts(text: str) -> tuple[str, ...]:
     names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     if not all(re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", name, re.ASCII) for name in names):
@@ -88,6 +110,42 @@ def _tokens(text: str) -> tuple[str, ...]:
     return tokens
 
 
+def _keys(text: str) -> tuple[str, ...]:
+    keys = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"[!-+\--~]{16,}", key, re.ASCII) for key in keys):
+        raise ValueError
+    return keys
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(","))
+    for origin in origins if origins != ("*",) else ():
+        # as browsers write them (RFC 6454, 6.2): no upper case, no path, no port that the scheme has anyway
+        match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9]\d{0,4})?", origin, re.ASCII)
+        if not match or match[3] == {"http": ":80", "https": ":443"}.get(match[1], ""):
+            raise ValueError
+    return origins
+
+
+def _path_prefix(text: str) -> str:
+    if not re.fullmatch(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+){1,8}", text, re.ASCII) or len(text) > 100:
+        raise ValueError
+    return text
+
+
+def _in_file(text: str, read: Callable[[str], Any]) -> Any:
+    """What the file at this path says; what is around it (a line's end) does not count."""
+    path = Path(text)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_SECRET:
+        raise ValueError
+    return read(path.read_text("utf-8").strip())
+
+
+def _everywhere(text: str) -> str:
+    return f"0.0.0.0:{_number(text, 1, 65535)}"
+
+
 def _directory(text: str) -> Path:
     if not text or "\0" in text or not Path(text).is_dir():
         raise ValueError
@@ -101,18 +159,30 @@ def _short(value: int) -> str:
     return str(value)
 
 
-def _row(default: Any, read: Callable[[str], Any], allowed: str, help_: str, shown: str | None = None) -> Any:
+def _row(
+    default: Any,
+    read: Callable[[str], Any],
+    allowed: str,
+    help_: str,
+    shown: str | None = None,
+    other: Variable | None = None,
+) -> Any:
     """A field with its row; `shown` is the default in words where it depends on the machine."""
-    return field(default=default, metadata={"row": Row(read, allowed, str(default) if shown is None else shown, help_)})
+    row = Row(read, allowed, str(default) if shown is None else shown, help_, other=other)
+    return field(default=default, metadata={"row": row})
 
 
 def _secret(read: Callable[[str], Any], allowed: str, help_: str) -> Any:
     return field(default=(), repr=False, metadata={"row": Row(read, allowed, "none", help_, secret=True)})
 
 
-def _count(default: int | None, low: int, high: int, help_: str, shown: str | None = None) -> Any:
+def _count(
+    default: int | None, low: int, high: int, help_: str, shown: str | None = None, other: str | None = None
+) -> Any:
     allowed = f"a whole number from {_short(low)} to {_short(high)}{', also with k, M or G' if high >= 10**6 else ''}"
-    return _row(default, partial(_number, low=low, high=high), allowed, help_, shown or _short(default or 0))
+    read = partial(_number, low=low, high=high)
+    theirs = Variable(other, read, allowed) if other else None
+    return _row(default, read, allowed, help_, shown or _short(default or 0), theirs)
 
 
 def _time(default: float, high: float, help_: str) -> Any:
@@ -128,6 +198,7 @@ def _place(default: Path | None, shown: str, help_: str) -> Any:
 
 
 ON_OFF = {"on": True, "off": False}
+UPLOADS = 32  # an upload is at most one of so many parts of the memory: copies of it, and others beside it
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -135,20 +206,41 @@ LEVELS = ("debug", "info", "warning", "error")
 class Settings:
     """Everything that can be set, with its default. Sizes are bytes or pixels, times are seconds."""
 
-    bind: str = _row("127.0.0.1:8888", _bind, "HOST:PORT or unix:PATH", "where the server listens")
+    bind: str = _row(
+        "127.0.0.1:8888", _bind, "HOST:PORT or unix:PATH", "where the server listens; PORT alone: there, at 0.0.0.0",
+        other=Variable("PORT", _everywhere, "a whole number from 1 to 65535"),
+    )  # fmt: skip
     hosts: tuple[str, ...] = _row(
         (), _hosts, "names separated by commas",
         "Host headers to answer besides localhost, where the server listens on loopback", "none",
     )  # fmt: skip
+    metrics_bind: str = _row(
+        "", _host_port, "HOST:PORT", "where /metrics is answered, without a token, instead of at FALCONIMG_BIND", "none"
+    )
     token: tuple[str, ...] = _secret(
         _tokens, "tokens of at least 16 of A-Z a-z 0-9 . _ ~ + / -, separated by commas",
         "what a request must show one of, as Authorization: Bearer TOKEN; each is as good as the others",
     )  # fmt: skip
-    workers: int = _count(max(2, CORES), 1, 256, "worker processes", "the cores, at least 2")
+    key: tuple[str, ...] = _secret(
+        _keys, "keys of at least 16 visible ASCII characters, separated by commas",
+        "what addresses of pictures must be signed with, if it is set; the first signs, each is taken",
+    )  # fmt: skip
+    cors: tuple[str, ...] = _row(
+        (), _origins, "* or origins like https://example.com, separated by commas",
+        "the pages of other sites whose scripts may send requests and read the answers (CORS)", "none",
+    )  # fmt: skip
+    prefix: str = _row(
+        "", _path_prefix, "a path like /img, of letters, digits and . _ ~ -, with no slash at its end",
+        "the path below which a proxy shows the server; requests without it are answered too", "none",
+    )  # fmt: skip
+    workers: int = _count(
+        min(max(2, LIMITS.cores), max(1, LIMITS.memory // WORKER_MEMORY), 256), 1, 256, "worker processes",
+        f"the cores, at least 2, but one for each {_short(WORKER_MEMORY)} of memory at most", "WEB_CONCURRENCY",
+    )  # fmt: skip
     threads: int = _count(8, 1, 1024, "requests that a worker serves at once")
     connections: int = _count(4096, 16, 10**6, "connections of a worker at once, within the limit of open files")
     queue: int = _count(128, 1, 10**5, "whole requests that wait for a worker's threads; a further one gets 503")
-    pool: int = _count(CORES, 1, 256, "images that a worker processes at once", "the cores")
+    pool: int = _count(min(LIMITS.cores, 256), 1, 256, "images that a worker processes at once", "the cores")
     root: Path = _place(Path(), "the working directory", "where relative paths start; nothing outside is touched")
     input_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for inputs alone")
     output_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for outputs alone")
@@ -161,6 +253,15 @@ class Settings:
     avif_quality: int = _count(60, 1, 100, "AVIF's")
     log: str = _one_of("plain", {"plain": "plain", "json": "json"}, "the form of the log's lines")
     log_level: str = _one_of("info", {name: name for name in LEVELS}, "the least level that is logged")
+    max_age: int = _count(
+        3600, 0, 10**9, "seconds that browsers and caches may show an address's picture without asking"
+    )
+    cache_mb: int = _count(
+        0, 0, 999_999, "megabytes on disk for the answers to addresses, for all workers; 0 keeps none", "0"
+    )
+    cache_dir: Path | None = _place(
+        None, "falconimg-cache-UID below the temporary directory", "where those are; nothing else may be there"
+    )
     max_body: int = _count(10 * 10**6, 1, 10**9, "bytes of a JSON body")
     max_json_depth: int = _count(32, 4, 100, "levels of nesting in a JSON body")
     max_json_marks: int = _count(250_000, 1000, 10**8, "commas and opening brackets in a JSON body")
@@ -174,9 +275,13 @@ class Settings:
     max_output_pixels: int = _count(1000 * 10**6, 1, 10**12, "pixels of an image's outputs together")
     max_request_line: int = _count(8190, 512, 8190, "bytes of an HTTP request line")
     memory: int | None = _count(
-        None, 10**6, 10**13, "bytes that a worker's images may take at once", "half of the machine's, over the workers"
+        None, 10**6, 10**13, "bytes that a worker's images may take at once", "half of all, over the workers"
     )
-    wait_seconds: float = _time(30, 3600, "how long a request waits for a thread, then for memory, before it gets 503")
+    wait_seconds: float = _time(
+        30,
+        3600,
+        "how long a request waits for a thread, for another that makes its answer, for memory, before it gets 503",
+    )
     client_seconds: float = _time(
         10,
         3600,
@@ -195,10 +300,12 @@ class Settings:
     @property
     def budget(self) -> int:
         """The bytes that the images of one worker may take at once."""
-        if self.memory:
-            return self.memory
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return max(512 * 10**6, whole // 2 // self.workers)
+        return self.memory or LIMITS.memory // 2 // self.workers
+
+    @property
+    def max_upload(self) -> int:
+        """The bytes of an uploaded body: an input file's, or what there is memory for."""
+        return min(self.max_file, self.budget // UPLOADS)
 
     @property
     def listens_on_loopback(self) -> bool:
@@ -211,27 +318,74 @@ class Settings:
         """Whether other machines can reach the server, and need no token."""
         return not (self.token or self.listens_on_loopback or self.bind.startswith("unix:"))
 
+    def effective(self) -> Settings:
+        """These, with what is left to the machine and to the working directory filled in.
+
+        Raises:
+            OSError: the working directory is gone
+        """
+        input_root, output_root = (root.resolve() for root in self.roots)
+        return replace(
+            self, root=self.root.resolve(), input_root=input_root, output_root=output_root,
+            cache_dir=(self.cache_dir or cache_directory()).resolve(), memory=self.budget,
+        )  # fmt: skip
+
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
+    def from_environ(cls, environ: Mapping[str, str] | None = None, *, serving: bool = True) -> Settings:
         """The settings that these variables (default: the process's) make.
+
+        PORT and WEB_CONCURRENCY, which may be meant for somebody else, count only for what is `serving`.
 
         Raises:
             SettingsProblem: one line naming the variable, what is allowed and what came
         """
         environ = os.environ if environ is None else environ
-        known = dict(rows())
-        values = {}
-        for name in sorted(name for name in environ if name.startswith(PREFIX)):
-            if name not in known:
+        known = [variable.name for f in fields(cls) for variable in variables(f)]
+        for name in sorted(environ):
+            if name.startswith(PREFIX) and name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise SettingsProblem(f"{name} is not a setting{hint}")
-            try:
-                values[name.removeprefix(PREFIX).lower()] = known[name].read(environ[name])
-            except ValueError:
-                came = "something else" if known[name].secret else ascii(environ[name])[:100]
-                raise SettingsProblem(f"{name}: expected {known[name].allowed}, came {came}") from None
+        values = {}
+        for f in fields(cls):
+            if variable := _set(f, environ, serving):
+                text = environ[variable.name]
+                try:
+                    values[f.name] = variable.read(text)
+                except (ValueError, OSError) as error:
+                    came = "something else" if f.metadata["row"].secret else ascii(text)[:100]
+                    if isinstance(error, OSError):
+                        came = f"one that cannot be read: {error.strerror}"
+                    raise SettingsProblem(f"{variable.name}: expected {variable.allowed}, came {came}") from None
         return cls(**values)
+
+    @classmethod
+    def sources(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The variable that sets each field, by the field's name; `default` where none does.
+
+        Raises:
+            SettingsProblem: a secret is given twice
+        """
+        environ = os.environ if environ is None else environ
+        return {f.name: variable.name if (variable := _set(f, environ)) else "default" for f in fields(cls)}
+
+
+def variables(f: Field[Any]) -> list[Variable]:
+    """The variables that set a field of Settings, each before those that count only without it."""
+    row: Row = f.metadata["row"]
+    name = PREFIX + f.name.upper()
+    in_file = Variable(f"{name}_FILE", partial(_in_file, read=row.read), f"a file with {row.allowed}")
+    return [Variable(name, row.read, row.allowed), *[in_file] * row.secret, *filter(None, [row.other])]
+
+
+def _set(f: Field[Any], environ: Mapping[str, str], serving: bool = True) -> Variable | None:
+    other = f.metadata["row"].other
+    found = [variable for variable in variables(f) if variable.name in environ]
+    if other in found and not (serving and environ[other.name]):
+        found.remove(other)
+    if len(found) > 1 and f.metadata["row"].secret:
+        raise SettingsProblem(f"expected {found[0].name} or {found[1].name}, came both")
+    return found[0] if found else None
 
 
 def rows() -> list[tuple[str, Row]]:
@@ -239,10 +393,22 @@ def rows() -> list[tuple[str, Row]]:
     return [(PREFIX + f.name.upper(), f.metadata["row"]) for f in fields(Settings)]
 
 
+def cache_directory() -> Path:
+    """Where the cache is if FALCONIMG_CACHE_DIR does not say it."""
+    return Path(tempfile.gettempdir(), f"falconimg-cache-{os.geteuid()}")
+
+
+def drop_empty() -> None:
+    """Take variables of others that are empty out of the environment: gunicorn reads them too, and fails."""
+    for _, row in rows():
+        if row.other and os.environ.get(row.other.name) == "":
+            del os.environ[row.other.name]
+
+
 def _prepare_opencv() -> None:
     """What OpenCV reads when cv2 is imported: FALCONIMG_MAX_PIXELS alone says how large a picture may be."""
     try:
-        settings = Settings.from_environ()
+        settings = Settings.from_environ(serving=False)
     except SettingsProblem:
         settings = Settings()  # the server's start reads them again, and says what is wrong
     side = str(
@@ -251,6 +417,30 @@ def _prepare_opencv() -> None:
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
     os.environ["OPENCV_IO_MAX_IMAGE_WIDTH"] = os.environ["OPENCV_IO_MAX_IMAGE_HEIGHT"] = side
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+
+def share_metrics(directory: Path) -> None:
+    """Have prometheus_client, which looks when it is imported, keep its numbers in this directory."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+
+
+def metrics_directory() -> Path | None:
+    """Where prometheus_client keeps its numbers; None if in memory."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(directory) if directory else None
+
+
+def trace_exporter(environ: Mapping[str, str] | None = None) -> str:
+    """The exporter that OpenTelemetry's variables name for traces, or nothing.
+
+    Only its address names one as well, although OpenTelemetry itself would export to a default one without any.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return ""
+    addressed = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    name = environ.get("OTEL_TRACES_EXPORTER", "").strip() or ("otlp" if addressed else "none")
+    return "" if name == "none" else name
 
 
 def codec_pixel_limit() -> int:

@@ -41,19 +41,20 @@ from gunicorn import http
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker  # type: ignore[attr-defined]
 
-from falconimg import log
+from falconimg import log, metrics
 from falconimg.errors import Busy, HeadTooLarge, NotHttp, RequestProblem, RequestTimeout
 from falconimg.settings import Settings
 
 MAX_HEAD = 32 * 1024  # gunicorn's parser takes a line of 8 kB and fields of 8 kB; browsers and proxies stay far below
 RATE = 100_000  # bytes a second: less than a bad mobile network carries; 10 MB then take 100 s at most
 SMALL = 16 * 1024  # what a connection may hold in any case; times 4,096 connections it is less than the room below
-ROOM = 8  # largest bodies that the connections of a worker may hold together beyond that
+ROOM, UPLOADS = 8, 2  # largest documents, or largest uploads, that a worker's connections may hold beyond that
 MAX_LINE = 4096  # of a chunk's size with its extensions, or of a trailer
 MIN_CHUNK, FREE_CHUNKS = 256, 4096  # smaller ones on average, beyond these, are an attack: each costs the parser 5 µs
 PIECE = 64 * 1024  # taken from a socket at once, so that no client keeps the loop
 LINGER_SECONDS = 2.0  # for a client to read its answer; closing with bytes unread would reset it
 TICK = 0.25  # seconds between two looks at the deadlines
+ABANDONED = 1.0  # seconds in the queue, after which a request whose client hung up is not begun
 LATE_AT_ONCE = 64  # answered in one look, so that a thousand late ones do not stop the loop
 SPARE_FILES = 256  # of the limit of open files, for pictures and the listener
 PROBES = 64  # probes that wait for their thread
@@ -62,7 +63,10 @@ WORK, LIVE, READY = "work", "live", "ready"  # pools of threads: readiness may w
 # both in linear time, whatever comes
 FRAMING = re.compile(rb"^(content-length|transfer-encoding|expect)[ \t]*+:(.*)$", re.I | re.M)
 CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;.*)?\r\n", re.S)
-PROBE = re.compile(rb"(?:\r\n)?(?:GET|HEAD) /(livez|readyz|healthz|health)[ ?]")
+UPLOAD = re.compile(rb"(?:\r\n)?POST [!-~]*/v1/(?:image|info)[ ?]")
+PROBE = rb"(?:\r\n)?(?:GET|HEAD) (?:%b)?/(livez|readyz|healthz|health)[ ?]"
+ORIGIN = re.compile(rb"^origin[ \t]*+:[ \t]*([!-~]+)[ \t]*\r$", re.I | re.M)
+CORS = Settings.from_environ().cors
 AUTHORIZATION = re.compile(rb"^authorization[ \t]*+:(.*)$", re.I | re.M)
 
 
@@ -121,8 +125,8 @@ class Gathering:
     can follow on its connection.
     """
 
-    def __init__(self, limit: int, knows: Callable[[str], bool]) -> None:
-        self.limit, self.knows = limit, knows
+    def __init__(self, limit: int, upload_limit: int, knows: Callable[[str], bool]) -> None:
+        self.limit, self.upload_limit, self.knows = limit, upload_limit, knows
         self.head = self.rest = b""
         self.pieces: list[Any] = []  # bytes, or bytearray while it grows
         self.left = 0
@@ -148,6 +152,8 @@ class Gathering:
             return bool(self.pieces)
         body, self.head = self.head[end:], self.head[:end]
         self.pieces = [self.head]
+        if UPLOAD.match(self.head):
+            self.limit = self.upload_limit
         return not self._framed() or self._body(body)
 
     def _framed(self) -> bool:
@@ -225,9 +231,12 @@ class Client(socket.socket):
         self.room, self.seconds = room, seconds
         self.unsent: deque[memoryview] = deque()
         self.left = 0
+        self.answered = False  # as far as the answer has begun
+        self.gone = False  # the client hung up before that
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Send, or keep for later; where there is no room to keep it, wait for the client, but not for long."""
+        self.answered = True
         view = memoryview(data)
         if self.flush():
             view = view[self._sent(view) :]
@@ -240,11 +249,21 @@ class Client(socket.socket):
             return
         self.room.take(len(view), anyway=True)  # the application holds them already; no more come while this waits
         if not self.room.waiters.acquire(blocking=False):
+            self.let_go()
             raise ConnectionResetError(errno.ECONNRESET, "there is no room for its answer, and too many wait")
         try:
             self._wait()
+        except OSError:
+            self.let_go()
+            raise
         finally:
             self.room.waiters.release()
+
+    def let_go(self) -> None:
+        """Keep nothing of its answer any more: it ends here."""
+        self.room.give(self.left)
+        self.unsent.clear()
+        self.left = 0
 
     def flush(self) -> bool:
         """Send what can be sent now; whether nothing is left."""
@@ -285,7 +304,7 @@ class Connection(TConn):
         self.begun = self.deadline = self.queued = 0.0
         self.held = 0
         self.pool = ""
-        self.kept = False
+        self.kept = self.watched = False
         # the worker makes a parser for each request, and its bytes are at hand
         self.initialized = self.data_ready = True
 
@@ -334,9 +353,10 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = Settings.from_environ()
-        # The largest body that any route takes: a larger one is refused by its length, unread.
-        self.limit = self.settings.max_body
-        self.room = Room(ROOM * self.limit, max(1, self.cfg.threads // 2))
+        self.probe = re.compile(PROBE % re.escape(self.settings.prefix.encode()))
+        # The largest bodies that the routes take: a larger one is refused by its length, unread.
+        self.limits = self.settings.max_body, self.settings.max_upload
+        self.room = Room(max(ROOM * self.limits[0], UPLOADS * self.limits[1]), max(1, self.cfg.threads // 2))
         # On what the loop waits besides idle connections, the oldest first, and what to do when it comes too late.
         self.waiting: dict[Connection, Callable[[Connection], None]] = {}
         self.looked = 0.0
@@ -443,7 +463,7 @@ class Worker(ThreadWorker):
         return True
 
     def _new_gathering(self) -> Gathering:
-        return Gathering(self.limit, self.wsgi.knows)
+        return Gathering(*self.limits, self.wsgi.knows)
 
     def _make_room(self) -> None:
         """Close the oldest connection that waits for its client, or else the longest idle."""
@@ -485,9 +505,7 @@ class Worker(ThreadWorker):
 
     def _take(self, conn: Connection, data: bytes) -> bool:
         if not self.room.take(len(data), anyway=conn.held + len(data) <= SMALL):
-            room = (
-                f"room for it in the {self.room.limit} bytes of all unfinished requests ({ROOM} × FALCONIMG_MAX_BODY)"
-            )
+            room = f"room for it in the {self.room.limit} bytes of all unfinished requests"
             self._refuse(conn, Busy(f"expected {room}, came none free"))
             return True
         conn.held += len(data)
@@ -512,7 +530,7 @@ class Worker(ThreadWorker):
         if conn.held:
             self.counts["late"] += 1
             seconds = f"{self.settings.client_seconds:g} seconds (FALCONIMG_CLIENT_SECONDS)"
-            said = f"expected the request within {seconds} and {RATE} bytes a second of a body, came a part"
+            said = f"expected the request within {seconds} and {RATE} bytes a second of a body, came {conn.held} bytes"
             self._refuse(conn, RequestTimeout(said))
         else:
             self.counts["silent"] += 1
@@ -521,17 +539,39 @@ class Worker(ThreadWorker):
     def _hand_over(self, conn: Connection) -> None:
         """Give the request to a thread; one of their own answers the probes, under any load."""
         self._leave(conn)
-        probe = PROBE.match(conn.gathering.head)
+        probe = self.probe.match(conn.gathering.head)
         conn.pool = WORK if not probe else READY if probe[1] == b"readyz" else LIVE
         if self.in_hand[conn.pool] >= self.most[conn.pool]:
-            self._refuse(conn, Busy("expected a place in the queue (FALCONIMG_QUEUE), came none free"))
+            self._refuse(conn, Busy(f"expected one of {self.settings.queue} places (FALCONIMG_QUEUE), came none free"))
             return
         self.in_hand[conn.pool] += 1
         conn.queued = monotonic()
+        if conn.pool == WORK:
+            conn.sock.answered = False
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._look_up, conn))
+            conn.watched = True
         answer = self.pools[conn.pool].submit(self.handle, conn)
         if conn.pool == WORK:
             self.queue[conn] = answer
         answer.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def _look_up(self, conn: Connection, _sock: socket.socket) -> None:
+        """A client that has sent its request sends nothing more, but for the next one, unless it hangs up."""
+        self._look_away(conn)
+        try:
+            ended = not conn.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            ended = False
+        except OSError:
+            ended = True
+        if ended and not conn.sock.answered:
+            conn.sock.gone = True
+            self.counts["hung_up"] += 1
+
+    def _look_away(self, conn: Connection) -> None:
+        if conn.watched:
+            conn.watched = False
+            self.poller.unregister(conn.sock)
 
     def _shorten_queue(self, now: float) -> None:
         """Give up those that have waited too long; `finish_request` tells them."""
@@ -544,12 +584,14 @@ class Worker(ThreadWorker):
             super().finish_request(conn, fs)
             return
         self.queue.pop(conn, None)
+        self._look_away(conn)
         self.in_hand[conn.pool] -= 1
         self.room.give(conn.held)
         conn.held = 0
         conn.gathering.pieces.clear()
         conn.parser = None
         if fs.cancelled():
+            metrics.waited(monotonic() - conn.queued)
             seconds = f"{self.settings.wait_seconds:g} seconds (FALCONIMG_WAIT_SECONDS)"
             self._refuse(conn, Busy(f"expected a thread to come free within {seconds}, came none"))
             return
@@ -606,6 +648,10 @@ class Worker(ThreadWorker):
     def _refuse(self, conn: Connection, problem: RequestProblem) -> None:
         self._leave(conn)
         conn.kept = False
+        # at once, and not when it ends: the others that are unfinished may want what it held
+        conn.gathering.pieces.clear()
+        self.room.give(conn.held)
+        conn.held = 0
         try:
             _say(conn, problem)
         except OSError:
@@ -617,7 +663,8 @@ class Worker(ThreadWorker):
         """Close; the only way in which a connection ends."""
         self._leave(conn)
         self.nr_conns -= 1
-        self.room.give(conn.held + conn.sock.left)
+        self.room.give(conn.held)
+        conn.sock.let_go()
         conn.close()
 
     def _wait(
@@ -644,6 +691,10 @@ class Worker(ThreadWorker):
     def handle(self, conn: TConn) -> bool:
         """Answer the gathered request."""
         if isinstance(conn, Connection):
+            if conn.sock.gone and monotonic() > conn.queued + ABANDONED:
+                return False
+            if conn.pool == WORK:
+                metrics.waited(monotonic() - conn.queued)
             conn.parser = http.get_parser(self.cfg, conn.gathering.pieces, conn.client)
         return super().handle(conn)
 
@@ -670,9 +721,13 @@ class Worker(ThreadWorker):
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Answer what gunicorn's parser refuses as all else is answered: its own page echoes 8 kB."""
         if isinstance(client, Client) and req is None and isinstance(exc, ParseException):
-            limit = isinstance(exc, LimitRequestLine | LimitRequestHeaders)  # FALCONIMG_MAX_REQUEST_LINE or gunicorn's
             said = f"{type(exc).__name__}: {ascii(str(exc))[1:-1]}"[:100]
-            problem = HeadTooLarge(said) if limit else NotHttp(f"expected HTTP/1.1, came a fault: {said}")
+            problem: RequestProblem = NotHttp(f"expected HTTP/1.1, came a fault: {said}")
+            if isinstance(exc, LimitRequestLine):
+                most = f"at most {self.cfg.limit_request_line} bytes (FALCONIMG_MAX_REQUEST_LINE)"
+                problem = HeadTooLarge(f"expected a request line of {most}, came {exc.size}")
+            elif isinstance(exc, LimitRequestHeaders):
+                problem = HeadTooLarge(said)
             client.sendall(_logged(problem, addr))
         else:
             super().handle_error(req, client, addr, exc)
@@ -689,19 +744,22 @@ def started(count: int) -> ThreadPoolExecutor:
 
 def _say(conn: Connection, problem: RequestProblem) -> None:
     """Answer with a problem, as the application would, and log it."""
-    conn.sock.sendall(_logged(problem, conn.client, body=not conn.gathering.head.startswith(b"HEAD ")))
+    method = conn.gathering.head.partition(b" ")[0].decode("latin-1")
+    origin = ORIGIN.search(conn.gathering.head)
+    conn.sock.sendall(_logged(problem, conn.client, method, origin[1].decode("latin-1") if origin else ""))
 
 
-def _logged(problem: RequestProblem, address: Any, body: bool = True) -> bytes:
+def _logged(problem: RequestProblem, address: Any, method: str = "", origin: str = "") -> bytes:
+    metrics.answered(method, "", problem.status)
     request_id = uuid.uuid4().hex
     level = log.logger.debug if isinstance(problem, RequestTimeout) else log.logger.info
     client = address[0] if isinstance(address, tuple) else ""
     level("refused", request_id=request_id, client=client, status=problem.status, detail=problem.detail)
-    return canned(problem, request_id, body)
+    return canned(problem, request_id, method != "HEAD", origin if origin in CORS else "*" if "*" in CORS else "")
 
 
-def canned(problem: RequestProblem, request_id: str, body: bool = True) -> bytes:
-    """The whole answer of a problem, after which the connection ends."""
+def canned(problem: RequestProblem, request_id: str, body: bool = True, origin: str = "") -> bytes:
+    """The whole answer of a problem, after which the connection ends; scripts of `origin` may read it."""
     told = {"type": problem.type, "title": problem.title, "detail": problem.detail, "status": problem.status}
     text = json.dumps({**told, "request_id": request_id}).encode()
     lines = [
@@ -713,5 +771,7 @@ def canned(problem: RequestProblem, request_id: str, body: bool = True) -> bytes
         "X-Content-Type-Options: nosniff",
         f"X-Request-ID: {request_id}",
         *(["Retry-After: 5"] if problem.status == 503 else []),
+        *([f"Access-Control-Allow-Origin: {origin}", "Vary: Origin"] if origin else []),
+        *(["Access-Control-Expose-Headers: Retry-After, X-Request-ID"] if origin else []),
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (text if body else b"")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(root: Path, **settings: str) -> Iterator[Server]:
-    """gunicorn as README starts it outside a checkout, below `root`; ended by its own process id."""
+def serving(
+    root: Path, under: Sequence[str] = (), configuration: str = "python:falconimg.gunicorn_conf", **settings: str
+) -> Iterator[Server]:
+    """gunicorn as README starts it outside a checkout, below `root`; ended by its own process id.
+
+    `under` is a command that becomes the one that follows it.
+    """
     port = free_port()
     environ = {
         **os.environ,
@@ -83,7 +88,7 @@ def serving(root: Path, **settings: str) -> Iterator[Server]:
         **{f"FALCONIMG_{name.upper()}": value for name, value in settings.items()},
     }
     log_file = root / "server.log"
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:falconimg.gunicorn_conf"]
+    command = [*under, sys.executable, "-m", "gunicorn", "-c", configuration]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environ, stdout=log, stderr=log)
     server = Server(process, port, root, log_file)

@@ -1,14 +1,20 @@
-"""README's tables, made of the code's: `python -m tests.tables` writes them, tests/test_docs.py holds them equal."""
+"""The documents' tables, made of the code's: `python -m tests.tables` writes them, test_docs.py holds them equal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
-from falconimg import formats, operations, settings
+import click
+
+from falconimg import formats, metrics, operations, parameters, settings
+from falconimg.cli import main
 from falconimg.errors import ImageProblem, Problem, RequestProblem
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+END = "<!-- end of table -->"
 
 
 def operation_rows() -> Iterator[tuple[str, ...]]:
@@ -29,8 +35,10 @@ def format_rows() -> Iterator[tuple[str, ...]]:
 
 def setting_rows() -> Iterator[tuple[str, ...]]:
     yield "variable", "default", "allowed", "what"
-    for name, row in settings.rows():
-        yield f"`{name}`", row.default, row.allowed, row.help
+    for field in fields(settings.Settings):
+        row = field.metadata["row"]
+        names = ", ".join(f"`{variable.name}`" for variable in settings.variables(field))
+        yield names, row.default, row.allowed, row.help
 
 
 def problem_rows() -> Iterator[tuple[str, ...]]:
@@ -47,11 +55,42 @@ def _leaves(root: type[Problem]) -> Iterator[type[Problem]]:
         yield from below or [problem]
 
 
+def metric_rows() -> Iterator[tuple[str, ...]]:
+    yield "metric", "type", "labels", "what"
+    for row in metrics.ROWS:
+        yield f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.help
+
+
+def parameter_rows() -> Iterator[tuple[str, ...]]:
+    yield "parameter", "where", "what"
+    for name, parameter in parameters.PARAMETERS.items():
+        where = {None: "both", True: "addresses", False: "uploads"}[parameter.addressed]
+        yield f"`{name}`", where, parameter.schema["description"]
+
+
+def command_rows() -> Iterator[tuple[str, ...]]:
+    yield "command", "what"
+    for name, command in sorted(main.commands.items()):
+        yield f"`falconimg {name}`", (command.help or "").partition("\n")[0]
+
+
+def option_rows() -> Iterator[tuple[str, ...]]:
+    yield "command", "option", "what"
+    for name, command in sorted(main.commands.items()):
+        for option in command.params:
+            if isinstance(option, click.Option) and (record := option.get_help_record(click.Context(command))):
+                yield f"`{name}`", f"`{record[0]}`", " ".join(record[1].split())
+
+
 TABLES: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {
     "operations": operation_rows,
     "formats": format_rows,
     "settings": setting_rows,
     "problems": problem_rows,
+    "metrics": metric_rows,
+    "parameters": parameter_rows,
+    "commands": command_rows,
+    "options": option_rows,
 }
 
 
@@ -62,15 +101,20 @@ def table(name: str) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def pages() -> list[Path]:
+    """Those that may have tables."""
+    return [README, *sorted(ROOT.glob("docs/*.md"))]
+
+
 def written(text: str) -> str:
-    """README's text with every table as the code has it."""
+    """A page's text with each of its tables as the code has it."""
     for name in TABLES:
-        begin, end = f"<!-- table: {name} -->\n", "<!-- end of table -->"
-        head, found, rest = text.partition(begin)
-        assert found, f"README has no place for the table of {name}"
-        text = f"{head}{begin}{table(name)}\n{end}{rest.partition(end)[2]}"
+        head, found, rest = text.partition(f"<!-- table: {name} -->\n")
+        if found:
+            text = f"{head}{found}{table(name)}\n{END}{rest.partition(END)[2]}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    for page in pages():
+        page.write_text(written(page.read_text()))

@@ -42,6 +42,23 @@ def test_the_readme_has_the_results_as_the_json_has_them() -> None:
     assert document["rows"]
 
 
+def test_the_front_page_has_the_figures_of_the_json() -> None:
+    rows = [Row.of(row) for row in json.loads((ROOT / "benchmarks" / "results.json").read_text())["rows"]]
+    s1 = [row.claims["CPU less"].ratio for row in rows if row.target == "S1" and row.figures]
+    s4 = [1 / row.claims["CPU"].ratio for row in rows if row.target == "S4" and row.figures]
+    s3 = [row.claims["less than libvips"].ratio for row in rows if row.target == "S3"]
+    mix1 = next(row.claims["CPU less"].ratio for row in rows if row.target == "S1" and not row.figures)
+    mix4 = next(1 / row.claims["CPU"].ratio for row in rows if row.target == "S4" and not row.figures)
+    readme = (ROOT / "README.md").read_text()
+    for said in (
+        f"20 MP; {len(s1)} rows",
+        f"| {mix1:.1f} times less ({min(s1):.1f} to {max(s1):.1f}) |",
+        f"| {mix4:.1f} times less ({min(s4):.1f} to {max(s4):.1f}) |",
+        f"| {s3[0]:.1f} (6 MP) and {s3[1]:.1f} (20 MP) times less |",
+    ):
+        assert said in readme
+
+
 def test_a_row_is_the_same_after_json() -> None:
     row = Row("S1", "group", "name", {"ms": 1.5}, {"CPU": least(1.9, 2)}, {"falconimg": 1.5}, 2.5)
     assert Row.of(json.loads(json.dumps(row.document()))) == row

@@ -12,23 +12,79 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from falconimg import operations
+from falconimg import operations, request
 from falconimg.app import create_app
+from falconimg.cli import INTERRUPTED, Refused
+from falconimg.resources import ROUTES
 from falconimg.settings import Settings
-from tests.tables import README, TABLES, table
-
-ROOT = README.parent
+from tests.tables import END, README, ROOT, TABLES, pages, table
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_readme_has_the_table_as_the_code_has_it(name: str) -> None:
-    assert f"<!-- table: {name} -->\n{table(name)}\n<!-- end of table -->" in README.read_text(), (
-        "write it anew with: python -m tests.tables"
+def test_one_page_has_the_table_and_has_it_as_the_code_does(name: str) -> None:
+    (page,) = [text for path in pages() if f"<!-- table: {name} -->" in (text := path.read_text())]
+    assert f"<!-- table: {name} -->\n{table(name)}\n{END}" in page, "write it anew with: python -m tests.tables"
+
+
+def test_the_table_of_routes_has_each_method_of_each_route() -> None:
+    said: set[tuple[str, str]] = set()
+    for cells in _rows("http.md", "route"):
+        method = ""
+        for name in re.findall(r"`([^`]+)`", cells[0]):
+            method, path = name.split() if " " in name else (method, name)
+            said.add((method, re.sub("PATH$", "{path:path}", path)))
+    parts_of_pages = {"/page/{name}", "/docs/{name}"}
+    assert said == {
+        (method, path)
+        for path, resource in ROUTES.items()
+        if path not in parts_of_pages
+        for method in ("GET", "POST", "DELETE")
+        if hasattr(resource, f"on_{method.lower()}")
+    }
+
+
+def test_the_table_of_keys_has_each_key_of_a_batch_and_where_it_may_be() -> None:
+    schemas = request.schemas(Settings())
+    places = {"request": "Process", "image": "Image", "rendition": "Rendition"}
+    said = {cells[0].strip("`"): set(cells[1].split(", ")) for cells in _rows("http.md", "key")}
+    keys = {key for name in places.values() for key in schemas[name]["properties"]}
+    assert said == {
+        key: {place for place, name in places.items() if key in schemas[name]["properties"]} for key in keys
+    }
+
+
+def test_the_table_of_files_to_deploy_with_has_each_of_them() -> None:
+    said = [
+        Path(target).name for cells in _rows("deploying.md", "file") for target in re.findall(r"\((.*)\)", cells[0])
+    ]
+    others = {"Dockerfile.dockerignore", "try_wheel.py", "grafana.json"}
+    assert sorted(said) == sorted({path.name for path in (ROOT / "deploy").iterdir()} - others)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/deploying.md"])
+def test_what_is_shown_of_nginx_is_in_its_configuration(page: str) -> None:
+    def directives(text: str) -> set[str]:
+        return {line for line in (line.partition("#")[0].strip() for line in text.splitlines()) if line}
+
+    shown = "\n".join(re.findall(r"```nginx\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+    assert directives(shown) - directives((ROOT / "deploy/nginx.conf").read_text()) == set()
+    assert "location /img/v1/image/ {" in directives(shown)
+
+
+def test_the_table_of_exit_codes_has_those_of_the_code() -> None:
+    assert [int(cells[0]) for cells in _rows("command-line.md", "exit code")] == [0, 1, Refused.exit_code, INTERRUPTED]
+
+
+def _rows(page: str, head: str) -> list[list[str]]:
+    """The cells of the one table that no code writes whose first column has that name."""
+    (found,) = re.findall(
+        rf"^\| {head} \|.*\n\| ---.*\n((?:\|.*\n)+)", (ROOT / "docs" / page).read_text(), re.MULTILINE
     )
+    return [line.strip("| ").split(" | ") for line in found.splitlines()]
 
 
 def test_readmes_curl_prints_what_readme_says(tmp_path: Path) -> None:
-    text = README.read_text().partition("With the server running")[2]
+    text = README.read_text().partition("What it is made for:")[2]
     request = text.partition("-d '")[2].partition("'")[0]
     said = json.loads(text.partition("```json\n")[2].partition("```")[0])
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -87,7 +143,7 @@ def test_every_test_that_the_page_of_safety_names_is_there_and_every_row_has_one
     for name in re.findall(r"`(test_\w+)`", page):
         assert f"def {name}(" in tests, name
     rows = {int(row) for row in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
-    assert rows == set(range(1, 25))
+    assert rows == set(range(1, 28))
     for line in re.findall(r"^\| \d+ \|.*", page, re.MULTILINE):
         assert len(line.split(" | ")) == 6, line
         assert "`test_" in line or "`fuzz/run" in line, line

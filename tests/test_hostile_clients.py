@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import resource
 import select
 import signal
@@ -30,6 +31,7 @@ from hypothesis import strategies as st
 from falconimg.errors import HeadTooLarge
 from falconimg.worker import MAX_HEAD, PIECE, Gathering
 from tests import pictures
+from tests.load import memory
 from tests.serving import SECONDS, Server, serving, write
 
 HEAD = b"Host: localhost\r\nContent-Type: application/json\r\n"
@@ -150,7 +152,8 @@ def figure(record: Callable[[str, object], None], row: str, what: str, value: st
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One worker with little of everything, so that its limits are soon met."""
     root = tmp_path_factory.mktemp("hostile")
-    with serving(root, workers="1", threads="2", queue="4", client_seconds="1", max_body="300k", log="json") as running:
+    sizes = {"max_body": "300k", "max_file": "300k"}
+    with serving(root, workers="1", threads="2", queue="4", client_seconds="1", log="json", **sizes) as running:
         yield running
 
 
@@ -179,7 +182,7 @@ def parsed(pieces: list[bytes]) -> bytes:
 
 def gathered(*parts: bytes, limit: int = 1000) -> tuple[Gathering, int]:
     """The gathering, and after how many of the parts it was over (0: not yet)."""
-    gathering = Gathering(limit, lambda _: True)
+    gathering = Gathering(limit, limit, lambda _: True)
     for number, part in enumerate(parts, 1):
         if gathering.feed(part):
             return gathering, number
@@ -739,6 +742,20 @@ def test_however_many_do_not_read_their_answers_half_of_the_threads_stay(tmp_pat
             stack.enter_context(connect(server, wire, receive=4096))
         time.sleep(0.5)
         assert percentile(milliseconds(lambda: server.ask("GET", "/")[0], 50), 0.9) < 500
+
+
+def test_however_many_do_not_read_their_answers_little_of_them_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "noise.ppm").write_bytes(b"P6 2000 1500 255\n" + random.Random(1).randbytes(9_000_000))  # noqa: S311
+    wire = b"GET /v1/image/noise.ppm?format=ppm HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    settings = {"workers": "1", "threads": "4", "pool": "1", "max_body": "1M", "memory": "200M", "cache_mb": "1000"}
+    with serving(tmp_path, cache_dir=str(tmp_path), log="json", **settings) as server, ExitStack() as stack:
+        ask(server, wire.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        before = memory(server.workers()[0], "VmHWM")
+        for _ in range(60):  # 540 MB
+            stack.enter_context(connect(server, wire, receive=4096))
+        assert server.ask("GET", "/")[0] == 200  # which had its turn after all of them
+        # there is room for 12.5 MB, two of the threads wait with an answer each, and two may have one in hand
+        assert memory(server.workers()[0], "VmHWM") - before < 80_000_000
 
 
 def test_those_who_do_not_read_their_answer_hold_no_thread_and_are_closed(tmp_path: Path) -> None:

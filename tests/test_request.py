@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from falconimg import formats, request
+from falconimg import operations as operations_
 from falconimg.errors import Forbidden, InvalidRequest, NotJson, Place, RequestProblem
 from falconimg.job import Image, Job, Note
 from falconimg.operations import OPERATIONS, Blur, Crop, Operation, Resize, Split
@@ -134,7 +136,7 @@ def test_only_as_many_levels_as_the_limit_are_read(levels: int, inner: str) -> N
     levels -= inner.startswith("{")
     body = b"[" * levels + inner.encode() + b"]" * levels
     if levels + inner.startswith("{") > 32:
-        assert refused(body) == "expected at most 32 levels (FALCONIMG_MAX_JSON_DEPTH), came more"
+        assert refused(body) == "expected at most 32 levels (FALCONIMG_MAX_JSON_DEPTH), came 33"
     else:
         assert request.document(body, SETTINGS) == json.loads(body)
 
@@ -509,3 +511,73 @@ def test_items_without_images_is_an_empty_job_whatever_the_operations_say(
 )
 def test_items_refuses_what_the_original_crashed_on(value: object, pointer: str) -> None:
     assert [place.pointer for place in places(value, request.items)] == [pointer]
+
+
+# Patterns
+
+
+MANY = Memory({f"in/{folder}/{name}.png": b"" for folder in ("x", "y") for name in ("a", "b", "{c}")})
+
+
+def test_a_pattern_is_an_image_for_each_file_in_order_and_dir_starts_behind_its_fixed_part() -> None:
+    images = [
+        image("all/{dir}/{stem}.png", "in/**/*.png"),
+        image("one/{dir}/{stem}.png", "./in/y/?.png"),
+        image("plain/{dir}/{stem}.png", "in/x/a.png"),
+    ]
+    job = request.process({"images": images, "glob": True}, SETTINGS, MANY)
+    assert [each.index for each in job.images] == list(range(9))
+    outputs = [each.renditions[0].output.parts[0][0] for each in job.images]
+    assert [each.input for each in job.images[:6]] == sorted(MANY.files)
+    assert outputs[:6] == [f"all/{path.removeprefix('in/')}" for path in sorted(MANY.files)]
+    assert outputs[6:] == ["one/a.png", "one/b.png", "plain/in/x/a.png"]
+    assert [each.pointer for each in job.images] == ["/images/0"] * 6 + ["/images/1"] * 2 + ["/images/2"]
+
+
+def test_without_glob_a_path_of_stars_is_that_path() -> None:
+    assert [each.input for each in process(image(input_="in/*.png")).images] == ["in/*.png"]
+    assert [each.input for each in process(image(input_="in/a.png"), glob=True).images] == ["in/a.png"]
+    assert [each.input for each in items(image(input_="in/*.png"), glob=True).images] == ["in/*.png"]
+
+
+def test_the_steps_of_a_pattern_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    real = operations_.parse
+
+    def parse(step: Any) -> Any:
+        read.append(step)
+        return real(step)
+
+    monkeypatch.setattr(operations_, "parse", parse)
+    branches = [{"output": "{dir}/{stem}.png", "operations": ["blur=4"]}]
+    one = {"input": "in/*/?.png", "operations": ["gray"], "renditions": branches}
+    job = request.process({"images": [one], "glob": True}, SETTINGS, MANY)
+    assert (len(job.images), read) == (4, ["gray", "blur=4"])
+    assert {each.notes for each in job.images} == {
+        (Note("/images/0/renditions/0/operations/0", "kernel 4 is even, 5 used"),)
+    }
+
+
+def test_all_patterns_of_a_request_share_what_may_be_compared() -> None:
+    settings = Settings(max_images=5)
+    with pytest.raises(InvalidRequest) as caught:
+        request.process({"images": [image("{stem}.png", "**/" * 20 + "z?")] * 5, "glob": True}, settings, MANY)
+    assert [place.pointer for place in caught.value.places] == [f"/images/{number}/input" for number in range(5)]
+    details = ["which matches none" in place.detail for place in caught.value.places]
+    assert details == [True, True, False, False, False]
+    assert "at most 500 comparisons" in caught.value.places[-1].detail
+
+
+@pytest.mark.parametrize("limit", ["images", "results"])
+def test_all_patterns_of_a_request_share_its_limits(limit: str) -> None:
+    images = [image("1/{stem}.png", "in/x/?.png"), image("2/{stem}.png", "in/y/?.png"), image("3.png", "in/x/a.png")]
+    if limit == "results":
+        images[1] = {"input": "in/y/?.png", "renditions": [{"output": "2/{stem}.png"}, {"output": "3/{stem}.gif"}]}
+    for most, refusals in ((6 if limit == "results" else 5, []), (5 if limit == "results" else 4, ["/images/1/input"])):
+        settings = replace(SETTINGS, max_images=most) if limit == "images" else replace(SETTINGS, max_results=most)
+        try:
+            request.process({"images": images, "glob": True}, settings, MANY)
+            places: list[str] = []
+        except InvalidRequest as problem:
+            places = [place.pointer for place in problem.places]
+        assert places == refusals

@@ -204,6 +204,16 @@ def test_after_the_graceful_time_images_not_begun_are_reported_as_stopping(tmp_p
     assert len(done) + len(errors) == 40
 
 
+def test_a_stop_that_comes_while_workers_are_being_forked_stops_them(tmp_path: Path) -> None:
+    slow = "from falconimg.gunicorn_conf import *\nimport time\ndef post_fork(server, worker): time.sleep(1)\n"
+    (tmp_path / "slow.py").write_text(slow)
+    with serving(tmp_path, configuration="slow.py", workers="2") as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: len(server.workers()) == 4)
+        server.process.terminate()
+        assert server.process.wait(SECONDS / 2) == 0  # and not after all the graceful time
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
@@ -253,6 +263,14 @@ def test_a_server_for_others_without_a_token_warns_once(environ: dict[str, str],
         [sys.executable, "-c", HOOK], env={**os.environ, **environ}, capture_output=True, text=True, check=True
     )
     assert ended.stderr.count("open_to_others bind=0.0.0.0:1") == len(ended.stderr.splitlines()) == lines
+
+
+@pytest.mark.parametrize(("token", "lines"), [({}, 1), ({"FALCONIMG_TOKEN": "sesame-sesame-sesame"}, 0)])
+def test_a_server_for_all_pages_without_a_token_warns_once(token: dict[str, str], lines: int) -> None:
+    environ = {**os.environ, "FALCONIMG_CORS": "*", **token}
+    hook = HOOK.replace('"0.0.0.0:1", ', "")
+    ended = subprocess.run([sys.executable, "-c", hook], env=environ, capture_output=True, text=True, check=True)
+    assert ended.stderr.count("open_to_pages cors=*") == len(ended.stderr.splitlines()) == lines
 
 
 def test_a_server_on_loopback_does_not_warn(server: Server) -> None:
@@ -425,3 +443,58 @@ def test_a_worker_in_which_a_step_hangs_is_replaced_without_cutting_the_others(
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_a_client_that_hangs_up_stops_its_batch_after_the_images_that_run(tmp_path: Path) -> None:
+    write(tmp_path, "a.png", pictures.noise(1200, 1200))
+    images = [{"input": "a.png", "output": f"out/{number}.png"} for number in range(40)]
+    document = json.dumps({"images": images, "operations": ["blur=51"], "precise": True}).encode()
+    head = "POST /v1/process HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(document)}\r\n\r\n"
+    with serving(tmp_path, workers="1", pool="1", fsync="off") as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(head.encode() + document)
+            server.wait_for(lambda: (tmp_path / "out" / "1.png").exists())
+        server.wait_for(lambda: "hung_up=1" in server.log and "path=/v1/process" in server.log)
+        made = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert 2 <= len(made) < 20
+        assert all(name.endswith(".png") for name in made)  # each is whole, no temporary is left
+        assert server.ask("GET", "/livez")[0] == 200
+
+
+def test_the_log_has_no_signature_of_an_address(tmp_path: Path) -> None:
+    with serving(tmp_path, workers="1", key="0123456789abcdef") as server:
+        assert server.ask("GET", "/v1/image/a.png?op=gray&signature=abcdefgh&quality=80")[0] == 403
+        assert server.ask("GET", "/v1/image/a.png?op=flip&%73ignatur%65=abcdefgh")[0] == 403
+        server.wait_for(lambda: "path='/v1/image/a.png?op=gray&signature=...&quality=80'" in server.log)
+        server.wait_for(lambda: "path='/v1/image/a.png?op=flip&signature=...'" in server.log)
+        assert "abcdefgh" not in server.log
+
+
+def test_what_the_worker_refuses_by_itself_an_allowed_page_may_read(tmp_path: Path) -> None:
+    page = "https://pictures.example"
+    with serving(tmp_path, workers="1", cors=page) as server:
+        for origin, allowed in ((page, page), ("https://evil.example", None)):
+            status, _, headers = server.ask("GET", "/", Origin=origin, X_Long="x" * 40_000)
+            assert (status, headers.get("access-control-allow-origin")) == (431, allowed)
+
+
+def test_a_request_that_nobody_waits_for_any_more_when_its_turn_comes_is_not_begun(tmp_path: Path) -> None:
+    write(tmp_path, "a.png", pictures.noise(2500, 2500))
+
+    def sent(server: Server, output: str) -> socket.socket:
+        document = {"images": [{"input": "a.png", "output": output}], "operations": ["blur=201"], "precise": True}
+        body = json.dumps(document).encode()
+        head = "POST /v1/process HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return client
+
+    with serving(tmp_path, workers="1", threads="1", pool="1", fsync="off") as server:
+        clients = [sent(server, f"out/{number}.png") for number in range(4)]
+        sent(server, "out/gone.png").close()
+        server.wait_for(lambda: (tmp_path / "out/3.png").exists())
+        for client in clients:
+            client.close()
+        assert server.process_batch([{"input": "a.png", "output": "out/last.png"}], "resize=8x")[0] == 200
+        assert not (tmp_path / "out/gone.png").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from falconimg.app import create_app
+from falconimg.cache import Cache
 from falconimg.errors import SettingsProblem
 from falconimg.formats import FORMATS
-from falconimg.settings import Settings, codec_pixel_limit, rows
+from falconimg.machine import limits
+from falconimg.settings import MOST_SECRET, Settings, _in_file, cache_directory, codec_pixel_limit, rows, variables
 from falconimg.stores import File
 from falconimg.stores.memory import Memory
 from tests.serving import without_opencvs
@@ -94,8 +97,143 @@ def test_the_roots_default_to_the_root(tmp_path: Path) -> None:
 
 def test_the_budget_is_half_of_the_memory_over_the_workers_unless_set() -> None:
     assert Settings(memory=10**7).budget == 10**7
-    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    assert Settings(workers=1).budget == max(512 * 10**6, half)
+    assert Settings(workers=1).budget == limits().memory // 2
+    assert Settings(workers=3).budget == limits().memory // 2 // 3
+
+
+def test_what_a_server_goes_by_has_its_directories_absolute_and_its_bytes_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    found = Settings(input_root=Path("link"), workers=3).effective()
+    assert (found.root, found.input_root, found.output_root) == (tmp_path, tmp_path / "in", tmp_path)
+    assert found.memory == limits().memory // 2 // 3
+    assert found.roots == found.effective().roots
+    assert Settings(memory=10**7, cache_dir=Path("in")).effective().memory == 10**7
+    assert Settings(cache_dir=Path("in")).effective().cache_dir == tmp_path / "in"
+
+
+def test_the_cache_is_where_the_settings_say_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Cache(None, 10**6)
+    assert list(tmp_path.iterdir()) == [cache_directory()] == [Settings().effective().cache_dir]
+
+
+SECRET = "sesame-" * 3
+
+
+@pytest.mark.parametrize("content", [SECRET, f"{SECRET}\n", f" \t{SECRET}\r\n\n"])
+def test_a_secret_may_be_in_a_file(content: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(content)
+    (tmp_path / "link").symlink_to("token")  # as Kubernetes shows them
+    for name in ("token", "link"):
+        assert Settings.from_environ({"FALCONIMG_TOKEN_FILE": str(tmp_path / name)}).token == (SECRET,)
+
+
+def test_what_is_around_a_secret_in_a_file_is_not_of_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(" a b\n")
+    assert _in_file(str(tmp_path / "secret"), str) == "a b"
+
+
+def test_every_secret_may_be_in_a_file_and_nothing_else_may() -> None:
+    for f in fields(Settings):
+        names = [variable.name for variable in variables(f)]
+        assert (f"FALCONIMG_{f.name.upper()}_FILE" in names) is f.metadata["row"].secret
+
+
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [
+        (None, "one that cannot be read: No such file or directory"),
+        (b"", "something else"),
+        (b"sesame", "something else"),
+        (b"\xff" * 20, "something else"),
+        (b"x" * (MOST_SECRET + 1), "something else"),
+    ],
+)
+def test_a_secrets_file_that_is_none_is_refused_and_its_content_never_said(
+    content: bytes | None, came: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsProblem) as caught:
+        Settings.from_environ({"FALCONIMG_TOKEN_FILE": str(file)})
+    allowed = "a file with tokens of at least 16 of A-Z a-z 0-9 . _ ~ + / -, separated by commas"
+    assert caught.value.detail == f"FALCONIMG_TOKEN_FILE: expected {allowed}, came {came}"
+
+
+def test_a_secret_put_where_its_files_path_belongs_is_not_said() -> None:
+    with pytest.raises(SettingsProblem) as caught:
+        Settings.from_environ({"FALCONIMG_TOKEN_FILE": SECRET})
+    assert "sesame" not in caught.value.detail
+
+
+def test_a_directory_or_a_pipe_is_no_secrets_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(SettingsProblem, match=r"came something else$"):
+            Settings.from_environ({"FALCONIMG_TOKEN_FILE": str(path)})
+
+
+def test_a_secret_given_twice_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(SECRET)
+    both = {"FALCONIMG_TOKEN": SECRET, "FALCONIMG_TOKEN_FILE": str(tmp_path / "token")}
+    for read in (Settings.from_environ, Settings.sources):
+        with pytest.raises(SettingsProblem) as caught:
+            read(both)
+        assert caught.value.detail == "expected FALCONIMG_TOKEN or FALCONIMG_TOKEN_FILE, came both"
+
+
+def test_port_and_web_concurrency_count_where_ours_are_not_set() -> None:
+    theirs = {"PORT": "5000", "WEB_CONCURRENCY": "3"}
+    settings = Settings.from_environ(theirs)
+    assert (settings.bind, settings.workers) == ("0.0.0.0:5000", 3)
+    assert settings.open_to_others
+    settings = Settings.from_environ({**theirs, "FALCONIMG_BIND": "127.0.0.1:1", "FALCONIMG_WORKERS": "4"})
+    assert (settings.bind, settings.workers) == ("127.0.0.1:1", 4)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("PORT", "http", "a whole number from 1 to 65535"),
+        ("PORT", "0", "a whole number from 1 to 65535"),
+        ("PORT", "65536", "a whole number from 1 to 65535"),
+        ("PORT", "tcp://10.0.0.1:8888", "a whole number from 1 to 65535"),
+        ("WEB_CONCURRENCY", "0", "a whole number from 1 to 256"),
+        ("WEB_CONCURRENCY", "many", "a whole number from 1 to 256"),
+    ],
+)
+def test_a_wrong_value_of_theirs_names_their_variable(variable: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsProblem) as caught:
+        Settings.from_environ({variable: value})
+    assert caught.value.detail == f"{variable}: expected {allowed}, came {value!r}"
+
+
+def test_theirs_count_as_not_set_where_they_are_empty() -> None:
+    empty = {"PORT": "", "WEB_CONCURRENCY": ""}
+    assert Settings.from_environ(empty) == Settings()
+    assert set(Settings.sources(empty).values()) == {"default"}
+
+
+def test_theirs_are_not_looked_at_where_nothing_is_served() -> None:
+    theirs = {"PORT": "tcp://10.0.0.1:8888", "WEB_CONCURRENCY": "0"}
+    assert Settings.from_environ(theirs, serving=False) == Settings()
+    assert Settings.from_environ({**theirs, "FALCONIMG_WORKERS": "4"}, serving=False).workers == 4
+
+
+def test_each_setting_says_which_variable_set_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(SECRET)
+    environ = {"FALCONIMG_TOKEN_FILE": str(tmp_path / "token"), "PORT": "1", "WEB_CONCURRENCY": "2",
+               "FALCONIMG_WORKERS": "1", "FALCONIMG_LOG": "plain"}  # fmt: skip
+    found = Settings.sources(environ)
+    assert list(found) == [f.name for f in fields(Settings)]
+    assert {name: source for name, source in found.items() if source != "default"} == {
+        "bind": "PORT", "token": "FALCONIMG_TOKEN_FILE", "workers": "FALCONIMG_WORKERS", "log": "FALCONIMG_LOG",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

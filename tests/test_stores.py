@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fnmatch
 import multiprocessing
 import os
 import re
@@ -24,8 +25,10 @@ from hypothesis import strategies as st
 
 from falconimg import errors
 from falconimg.job import IfExists
-from falconimg.stores import File, Store, files, paths
+from falconimg.stores import File, Store, files, globs, paths
 from falconimg.stores.files import Files
+from falconimg.stores.globs import Entry, Looks
+from falconimg.stores.local import Local
 from falconimg.stores.memory import Memory
 
 LIMIT = 1000
@@ -68,15 +71,39 @@ def disk(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyP
     return Files(root, root)
 
 
-@pytest.fixture(params=["openat2", "walk", "no O_TMPFILE", "memory"])
-def store(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param == "memory":
+ROOTED = ["openat2", "walk", "no O_TMPFILE", "memory"]
+
+
+def made(kind: str, root: Path, patch: pytest.MonkeyPatch) -> Store:
+    """A store of that kind in which relative paths start at `root`."""
+    if kind == "memory":
         return Memory()
-    if request.param == "walk":
-        refuse_openat2(monkeypatch)
-    if request.param == "no O_TMPFILE":
-        refuse_tmpfile(monkeypatch)
+    if kind == "walk":
+        refuse_openat2(patch)
+    if kind == "no O_TMPFILE":
+        refuse_tmpfile(patch)
+    if kind == "local":
+        patch.chdir(root)
+        return Local()
     return Files(root, root)
+
+
+@pytest.fixture(params=ROOTED)
+def rooted(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store that has nothing outside its root."""
+    return made(request.param, root, monkeypatch)
+
+
+@pytest.fixture(params=[*ROOTED, "local"])
+def store(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    return made(request.param, root, monkeypatch)
+
+
+@pytest.fixture
+def local(root: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
+    """The whole disk, seen from `root`."""
+    monkeypatch.chdir(root)
+    return Local()
 
 
 def put(store: Store, **contents: bytes) -> None:
@@ -190,10 +217,10 @@ def test_the_canonical_name_is_one_for_each_file_and_is_a_path_itself(store: Sto
     assert (store.read("d/a", LIMIT), store.read(name, LIMIT), store.exists(name)) == (b"a", b"a", True)
 
 
-def test_below_the_root_a_path_is_one_for_each_file(store: Store) -> None:
-    assert {store.below_root(path) for path in ("d/a", "./d/a", store.check_input("d/a"))} == {"d/a"}
+def test_below_the_root_a_path_is_one_for_each_file(rooted: Store) -> None:
+    assert {rooted.below_root(path) for path in ("d/a", "./d/a", rooted.check_input("d/a"))} == {"d/a"}
     with pytest.raises(errors.Forbidden):
-        store.below_root("../a")
+        rooted.below_root("../a")
 
 
 def test_a_store_that_can_work_has_no_faults(store: Store) -> None:
@@ -222,18 +249,18 @@ OUTSIDE = ["..", "../a", "a/..", "a/../b", "./../a", "/../a", "a//..", "../" * 4
 
 
 @pytest.mark.parametrize(("path", "why"), MALFORMED.items())
-def test_a_malformed_path_is_refused_everywhere(store: Store, path: str, why: str) -> None:
-    for check in (store.check_input, store.check_output):
+def test_a_malformed_path_is_refused_everywhere(rooted: Store, path: str, why: str) -> None:
+    for check in (rooted.check_input, rooted.check_output):
         with pytest.raises(errors.InvalidRequest, match=why):
             check(path)
     with pytest.raises(errors.Unreadable, match=why):
-        store.read(path, LIMIT)
+        rooted.read(path, LIMIT)
     with pytest.raises(errors.BadName, match=why):
-        store.exists(path)
+        rooted.exists(path)
     with pytest.raises(errors.BadName, match=why) as caught:
-        store.publish([File("a", b"a"), File(path, b"b")], "overwrite")
+        rooted.publish([File("a", b"a"), File(path, b"b")], "overwrite")
     assert caught.value.written == ()
-    assert store.exists("a") is False
+    assert rooted.exists("a") is False
 
 
 def check_refused_as_outside(store: Store, path: str) -> None:
@@ -258,8 +285,8 @@ def check_refused_as_outside(store: Store, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_a_path_that_climbs_is_outside_everywhere(store: Store, path: str) -> None:
-    check_refused_as_outside(store, path)
+def test_a_path_that_climbs_is_outside_everywhere(rooted: Store, path: str) -> None:
+    check_refused_as_outside(rooted, path)
 
 
 def test_names_of_the_longest_allowed_length_work(store: Store) -> None:
@@ -276,10 +303,10 @@ def test_names_of_the_longest_allowed_length_work(store: Store) -> None:
         assert store.read(path, 10_000) == path.encode()
 
 
-def test_messages_are_short_and_hold_no_control_characters(store: Store) -> None:
+def test_messages_are_short_and_hold_no_control_characters(rooted: Store) -> None:
     for path in ("../\n\r\x1b[2J\u202e" + "x" * 9000, "\x07" * 5000, "../" + "\x00" * 90):
         with pytest.raises(errors.RequestProblem) as caught:
-            store.check_input(path)
+            rooted.check_input(path)
         assert len(caught.value.detail) < 200
         assert caught.value.detail.isprintable()
 
@@ -303,6 +330,251 @@ def test_threads_publish_and_read_side_by_side(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+# ---- patterns ----
+
+
+TREE = [
+    "in/a.jpg", "in/b.JPG", "in/c.png", "in/.hidden.jpg", "in/.dir/d.jpg", "in/x/e.jpg", "in/x/y/f.jpg",
+    "in/x/y/.g.jpg", "in/x10/h.jpg", "in/a[1].jpg", "in/a*.jpg", "top.jpg",
+]  # fmt: skip
+
+
+def found(store: Store, pattern: str, most: int = 100) -> list[str]:
+    return [path for path, _ in store.find(pattern, most, Looks(1000))]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jpg", ["top.jpg"]),
+        ("in/*.jpg", ["in/a*.jpg", "in/a.jpg", "in/a[1].jpg"]),
+        ("in/*.[jJ][pP][gG]", ["in/a*.jpg", "in/a.jpg", "in/a[1].jpg", "in/b.JPG"]),
+        ("in/?.*", ["in/a.jpg", "in/b.JPG", "in/c.png"]),
+        ("in/[!a].*", ["in/b.JPG", "in/c.png"]),
+        ("in/[b-c].*", ["in/b.JPG", "in/c.png"]),
+        ("in/a[[]1].jpg", ["in/a[1].jpg"]),
+        ("in/a[*].jpg", ["in/a*.jpg"]),
+        ("in/*/*.jpg", ["in/x/e.jpg", "in/x10/h.jpg"]),
+        ("in/x*/*.jpg", ["in/x/e.jpg", "in/x10/h.jpg"]),
+        ("in/x/**/*.jpg", ["in/x/e.jpg", "in/x/y/f.jpg"]),
+        ("in/x/**", ["in/x/e.jpg", "in/x/y/f.jpg"]),
+        ("**/f.jpg", ["in/x/y/f.jpg"]),
+        ("**/in/**/y/**/f.jpg", ["in/x/y/f.jpg"]),
+        ("**/**/**/**/top.jpg", ["top.jpg"]),
+        ("**/x/*", ["in/x/e.jpg"]),
+        ("in/x**/*.jpg", ["in/x/e.jpg", "in/x10/h.jpg"]),
+        ("in/.*.jpg", ["in/.hidden.jpg"]),
+        ("in/.*/*.jpg", ["in/.dir/d.jpg"]),
+        ("in/**/.g*", ["in/x/y/.g.jpg"]),
+        ("./in/x/y/*", ["in/x/y/f.jpg"]),
+        ("in/a.jpg", ["in/a.jpg"]),
+        ("in/x", []),
+        ("in/x*", []),
+        ("in/a.jpg/*", []),
+        ("no/such/**/*.jpg", []),
+        ("in/[.]hidden.jpg", []),
+        ("in/[", []),
+        ("in/*.jpg/**", []),
+    ],
+)
+def test_a_pattern_finds_what_a_shell_would_in_order(store: Store, pattern: str, expected: list[str]) -> None:
+    for path in TREE:
+        store.publish([File(path, b"")], "error")
+    assert [path.removeprefix("./") for path in found(store, pattern)] == expected
+
+
+def test_what_is_found_is_told_from_the_fixed_directories_on(store: Store) -> None:
+    for path in TREE:
+        store.publish([File(path, b"")], "error")
+    for pattern, below in (
+        ("in/x/**/*.jpg", ["e.jpg", "y/f.jpg"]),
+        ("in/x*/e*", ["x/e.jpg"]),
+        ("to?.jpg", ["top.jpg"]),
+    ):
+        assert [name for _, name in store.find(pattern, 10, Looks(1000))] == below
+
+
+def test_what_is_found_is_a_path_of_the_store(store: Store) -> None:
+    put(store, **{"in/x/a": b"a"})
+    for pattern in ("in/*/a", "./in/x/?", store.check_input("in/x/a").replace("/x/", "/*/")):
+        ((path, below),) = store.find(pattern, 10, Looks(1000))
+        assert (store.read(path, LIMIT), below in ("a", "x/a")) == (b"a", True)
+
+
+def test_more_files_than_wanted_are_told_by_one_more(store: Store) -> None:
+    for number in range(9):
+        put(store, **{f"in/{number}": b""})
+    assert [len(found(store, "in/*", most)) for most in (0, 3, 8, 9)] == [1, 4, 9, 9]
+
+
+def test_a_search_ends_when_it_has_compared_too_much(store: Store) -> None:
+    for number in range(9):
+        put(store, **{f"in/{number}/a": b""})
+    store.find("in/*/a", 100, Looks(18))
+    looks = Looks(30)
+    with pytest.raises(errors.InvalidRequest, match="at most 30 comparisons of names"):
+        store.find("**/**/**/nothing", 100, looks)
+    with pytest.raises(errors.InvalidRequest):
+        store.find("in/*", 100, looks)
+
+
+@given(st.text("ab*?[]!-^&|~.\\", min_size=1, max_size=10))
+def test_a_component_matches_as_fnmatch_does_and_never_warns(component: str) -> None:
+    names = ["a", "b", "ab", "a-b", "[a]", "!", "^", "&&", "a]", ".a", "\\"]
+    expected = [name for name in names if fnmatch.fnmatchcase(name, component)]
+    if not component.startswith("."):
+        expected = [name for name in expected if not name.startswith(".")]
+    if component != "**":
+        listed = [Entry(name, False) for name in names]
+        assert [path for path, _ in globs.find(f"x/{component}", 99, Looks(99), lambda _: listed)] == sorted(
+            f"x/{name}" for name in expected
+        )
+
+
+def test_a_hostile_component_is_compared_quickly() -> None:
+    listed = [Entry("a" * 255, False)] * 100
+    begun = time.process_time()
+    assert globs.find("*a" * 120 + "b", 99, Looks(1000), lambda _: listed) == []
+    assert time.process_time() - begun < 1
+
+
+def test_a_search_follows_no_link_and_leaves_no_handle(disk: Files, root: Path) -> None:
+    put(disk, **{"in/a": b"", "in/x/b": b""})
+    (root / "in" / "link").symlink_to("a")
+    (root / "in" / "way").symlink_to(root.parent / "outside")
+    (root / "in" / "x" / "up").symlink_to("..")
+    os.mkfifo(root / "in" / "pipe")
+    before = handles()
+    assert found(disk, "in/**") == ["in/a", "in/x/b"]
+    assert found(disk, "in/*/secret") == []
+    for pattern in ("in/way/*", "../outside/*", "/etc/*", "in/../../outside/*", f"{root}/../outside/*"):
+        with pytest.raises(errors.Forbidden):
+            disk.find(pattern, 10, Looks(1000))
+    for pattern in ("in//*", "in/./*", "in/*/", "*\0"):
+        with pytest.raises(errors.InvalidRequest):
+            disk.find(pattern, 10, Looks(1000))
+    assert handles() <= before
+
+
+def test_what_cannot_be_looked_through_is_said(disk: Files, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(disk, **{"in/a": b""})
+
+    def refused(_: object) -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(errors.InvalidRequest, match="Too many open files"):
+        disk.find("in/*", 10, Looks(1000))
+
+
+# ---- the whole disk ----
+
+
+def test_any_path_is_taken_and_links_are_followed(local: Local, root: Path) -> None:
+    (root / "d").symlink_to("../outside")
+    for path in ("../outside/secret", "d/secret", f"{root}//./../outside/secret", "d/../outside/secret"):
+        assert local.read(path, LIMIT) == SECRET
+        assert local.size(path, LIMIT) == len(SECRET)
+        assert local.check_input(path) == local.check_output(path) == f"{root.parent}/outside/secret"
+    local.publish([File("d/new/a", b"a"), File("../b", b"b")], "error")
+    assert (root.parent / "outside" / "new" / "a").read_bytes() == b"a"
+    assert (root.parent / "b").read_bytes() == b"b"
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a/", "/"])
+def test_what_is_no_file_s_path_is_refused_everywhere(local: Local, root: Path, path: str) -> None:
+    (root / "a").mkdir()
+    for check in (local.check_input, local.check_output, local.below_root):
+        with pytest.raises(errors.InvalidRequest):
+            check(path)
+    with pytest.raises(errors.Unreadable):
+        local.read(path, LIMIT)
+    with pytest.raises(errors.BadName):
+        local.publish([File(path, b"")], "overwrite")
+
+
+def test_an_output_that_is_a_link_is_written_where_it_leads_and_stays(local: Local, root: Path) -> None:
+    (root / "old").write_bytes(b"old")
+    (root / "old").chmod(0o640)
+    (root / "link").symlink_to("old")
+    (root / "dangling").symlink_to("../outside/new")
+    assert local.exists("link") is True
+    assert local.publish([File("link", b"x")], "skip") == ("link",)
+    with pytest.raises(errors.Exists):
+        local.publish([File("link", b"x")], "error")
+    assert local.publish([File("link", b"new"), File("dangling", b"d")], "overwrite") == ()
+    assert (root / "link").is_symlink()
+    assert (root / "old").read_bytes() == b"new"
+    assert stat.S_IMODE((root / "old").stat().st_mode) == 0o640
+    assert (root.parent / "outside" / "new").read_bytes() == b"d"
+
+
+def test_a_link_that_leads_to_itself_fails_alone(local: Local, root: Path) -> None:
+    (root / "loop").symlink_to("loop")
+    local.check_input("loop")
+    with pytest.raises(errors.OutsideRoot):
+        local.read("loop", LIMIT)
+    put(local, a=b"a")
+    assert found(local, "*") == ["a"]
+
+
+def test_names_that_are_not_utf_8_work(local: Local, root: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    local.publish([File(f"in/{name}", b"a")], "error")
+    assert os.listdir(bytes(root / "in")) == [b"caf\xe9.jpg"]  # noqa: PTH208
+    assert found(local, "in/*") == [f"in/{name}"]
+    assert local.read(f"in/{name}", LIMIT) == b"a"
+    assert local.below_root(f"in/{name}") == f"in/{name}"
+
+
+def test_a_template_sees_a_path_from_the_nearest_base(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    local = Local(bases=("../photos/", "in"))
+    for path, below in {
+        "a.jpg": "a.jpg", "x/a.jpg": "x/a.jpg", f"{root}/x/a.jpg": "x/a.jpg", "in/x/a.jpg": "x/a.jpg",
+        "../photos/x/a.jpg": "x/a.jpg", "../photos2/a.jpg": f"{root.parent}/photos2/a.jpg"[1:],
+        "inner/a.jpg": "inner/a.jpg",
+    }.items():  # fmt: skip
+        assert local.below_root(path) == below
+
+
+def test_a_search_of_the_disk_follows_links_but_not_for_ever(local: Local, root: Path) -> None:
+    put(local, **{"in/a": b"", "in/x/b": b""})
+    (root / "in" / "link").symlink_to("a")
+    (root / "in" / "way").symlink_to("../../outside")
+    (root / "in" / "x" / "up").symlink_to("..")
+    (root / "in" / "nowhere").symlink_to("nothing")
+    os.mkfifo(root / "in" / "pipe")
+    assert found(local, "in/**") == ["in/a", "in/link", "in/x/b"]
+    assert found(local, "in/*/secret") == ["in/way/secret"]
+    assert found(local, "../out*/*") == ["../outside/secret"]
+    assert found(local, f"{root}/in/?") == [f"{root}/in/a"]
+
+
+def test_a_failed_write_of_the_disk_leaves_nothing(local: Local, root: Path) -> None:
+    (root / "d").mkdir()
+    with pytest.raises(errors.NotWritten):
+        local.publish([File("a", b"a"), File("d", b"d")], "overwrite")
+    assert [path.name for path in root.iterdir()] == ["d"]
+
+
+def test_where_a_directory_cannot_be_synced_its_files_are_written_all_the_same(
+    local: Local, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def refused(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    put(local, **{"x/a": b"a"})
+    assert tree(root) == {"x/a": b"a"}
+    with pytest.raises(errors.NotWritten):
+        Files(root, root).publish([File("y/a", b"a")], "overwrite")
 
 
 def test_memory_gives_its_files_and_keeps_its_own_copy() -> None:
@@ -953,6 +1225,7 @@ import resource, sys
 from pathlib import Path
 from falconimg.stores import File
 from falconimg.stores.files import Files
+from falconimg.stores.globs import Entry, Looks
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 root = Path(sys.argv[1])
 store = Files(root, root, fsync=False)

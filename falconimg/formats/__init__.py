@@ -12,12 +12,14 @@ from falconimg.formats.base import AS_IT_IS, NO_METADATA, Encoded, Format, Heade
 from falconimg.formats.bmp import Bmp
 from falconimg.formats.gif import Gif
 from falconimg.formats.jpeg import Jpeg
+from falconimg.formats.opencv import prove_limit
 from falconimg.formats.pixels import upright
 from falconimg.formats.png import Png
 from falconimg.formats.pnm import Pgm, Pnm, Ppm
 from falconimg.formats.tiff import Tiff
 from falconimg.formats.webp import Webp
 from falconimg.planes import Planes, bgr
+from falconimg.settings import Settings, check_codec_limit, codec_pixel_limit
 
 __all__ = [
     "AS_IT_IS",
@@ -32,6 +34,8 @@ __all__ = [
     "Pixels",
     "by_extension",
     "by_name",
+    "by_word",
+    "check",
     "decode",
     "encode",
     "load",
@@ -122,6 +126,23 @@ def by_extension(path: str) -> Format | None:
     """The format that a path's extension, in any case, asks for; None for one that is not written."""
     suffix = PurePath(path).suffix.lower()
     return next((form for form in FORMATS.values() if suffix in form.extensions), None)
+
+
+def by_word(word: str) -> Format | None:
+    """The format that a person means by its name or an extension, in any case, with or without the dot."""
+    word = word.lower().removeprefix(".")
+    return FORMATS.get(word) or next((form for form in FORMATS.values() if f".{word}" in form.extensions), None)
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that the codecs of this process do not keep to.
+
+    Raises:
+        SettingsProblem: FALCONIMG_MAX_PIXELS or FALCONIMG_FORMATS
+    """
+    check_codec_limit(settings)
+    readable(settings.formats)
+    prove_limit(codec_pixel_limit())
 
 
 FORMATS: dict[str, Format] = {

@@ -37,16 +37,46 @@ def held(icc: bytes | None, channels: int) -> tuple[bytes | None, tuple[str, ...
     return None, (DROPPED + ": it does not describe " + ("a gray picture" if channels == 1 else "RGB"),)
 
 
-def is_srgb(icc: bytes) -> bool:
-    """Whether the profile's description names it as sRGB."""
+def _description(icc: bytes) -> bytes:
+    """The element of the profile's description, at most 4,096 bytes of it; empty where there is none."""
     if len(icc) < 132:
-        return False
+        return b""
     (count,) = struct.unpack_from(">I", icc, 128)
     for entry in range(132, min(132 + 12 * min(count, 100), len(icc) - 11), 12):
         tag, start, size = struct.unpack_from(">4sII", icc, entry)
         if tag == b"desc":
-            return b"sRGB" in icc[start : start + min(size, 4096)].replace(b"\0", b"")
-    return False
+            return icc[start : start + min(size, 4096)]
+    return b""
+
+
+def is_srgb(icc: bytes) -> bool:
+    """Whether the profile's description names it as sRGB."""
+    return b"sRGB" in _description(icc).replace(b"\0", b"")
+
+
+def name(icc: bytes) -> str | None:
+    """The profile's description, in English if it has several; None where it has none that can be read and printed.
+
+    Source: ICC.1:2001-04, 6.5.17 (`desc`: a count, then ASCII); ICC.1:2022, 10.15 (`mluc`: records of a language and
+    a country, a length and an offset from the element's start; the texts are UTF-16BE).
+    """
+    element = _description(icc)
+    try:
+        if element[:4] == b"desc":
+            (length,) = struct.unpack_from(">I", element, 8)
+            text = element[12 : 12 + length].decode("ascii")
+        elif element[:4] == b"mluc":
+            count, step = struct.unpack_from(">II", element, 8)
+            entries = range(16, 16 + max(step, 12) * min(count, 100), max(step, 12))
+            records = [struct.unpack_from(">2s2xII", element, at) for at in entries if at + 12 <= len(element)]
+            _, length, start = next((record for record in records if record[0] == b"en"), records[0])
+            text = element[start : start + length].decode("utf-16-be")
+        else:
+            return None
+    except (struct.error, UnicodeDecodeError, IndexError):
+        return None
+    text = text.partition("\0")[0].strip()
+    return text if text and text.isprintable() else None
 
 
 def dropped(name: str, metadata: Metadata) -> tuple[str, ...]:

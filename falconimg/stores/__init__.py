@@ -1,7 +1,7 @@
 """Where bytes come from and go: the protocol that every store keeps.
 
-`files` is a guarded directory of the server, `memory` a dictionary for tests
-and uploads. tests/test_stores.py runs one contract over all of them: a new
+`files` is a guarded directory of the server, `local` the whole disk for the command
+line, `memory` a dictionary for tests and uploads. tests/test_stores.py runs one contract over all of them: a new
 store is one module here and one row in that test.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from falconimg.job import IfExists
+from falconimg.stores.globs import Found, Looks
 
 
 class File(NamedTuple):
@@ -48,6 +49,9 @@ class Store(Protocol):
     def size(self, path: str, limit: int) -> int:
         """The bytes that `read` would give now; raises as `read` does."""
 
+    def version(self, path: str, limit: int) -> str:
+        """What becomes another with the file's content, on every machine the same; raises as `read` does."""
+
     def read(self, path: str, limit: int) -> bytes:
         """The whole file, if it is a regular file of at most `limit` bytes.
 
@@ -76,6 +80,16 @@ class Store(Protocol):
             BadName: a path is malformed
             OutsideRoot: a path leads outside the root
             Each carries `written`: the paths that are in place all the same.
+        """
+
+    def find(self, pattern: str, most: int, looks: Looks) -> list[Found]:
+        """The inputs that a pattern matches (see globs): regular files, sorted.
+
+        No symbolic link is followed. Of more than `most` files any `most + 1` are given.
+
+        Raises:
+            InvalidRequest: the pattern is malformed as a path, or takes more comparisons than `looks` has
+            Forbidden: it leads outside the root, or its fixed part through a symbolic link
         """
 
     def faults(self) -> list[str]:

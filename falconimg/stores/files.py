@@ -19,7 +19,7 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,6 +27,7 @@ from typing import NamedTuple, TypeVar
 from falconimg import errors
 from falconimg.job import IfExists
 from falconimg.stores import File
+from falconimg.stores.globs import Entry, Found, Looks, find
 from falconimg.stores.paths import canonical, in_turn, outside, relative, shown
 
 Looked = TypeVar("Looked")
@@ -40,6 +41,8 @@ SETTLED = 10_000
 """Directories that a store remembers to have synced all the way up."""
 
 _OUTSIDE = (errno.ELOOP, errno.EXDEV)
+# a directory of which this is said has no files for a pattern, as for a shell
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _PATH = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)  # O_PATH: a directory need not be readable
 _LIST = os.O_RDONLY | os.O_DIRECTORY  # but this one, to be synced or listed
@@ -105,7 +108,7 @@ class _closing:  # noqa: N801  (a fifth of what contextlib's would take, sixteen
         os.close(self._handle)
 
 
-class _Root:
+class Root:
     """A directory resolved and opened once; its handle lives as long as it does."""
 
     def __init__(self, root: Path) -> None:
@@ -114,6 +117,10 @@ class _Root:
         self.handle = os.open(self.path, _PATH | os.O_DIRECTORY)
         # not at exit: a thread still at work would find the number reused
         weakref.finalize(self, os.close, self.handle).atexit = False
+
+    def below(self, path: str) -> str:
+        """The path under this root; raises as paths.relative does."""
+        return relative(path, *self.names)
 
 
 class _Target(NamedTuple):
@@ -148,9 +155,9 @@ class Files:
         OSError: a root is not a directory that can be opened
     """
 
-    def __init__(self, input_root: Path, output_root: Path, fsync: bool = True) -> None:
-        self._input = _Root(input_root)
-        self._output = _Root(output_root)
+    def __init__(self, input_root: Path | Root, output_root: Path | Root, fsync: bool = True) -> None:
+        self._input = input_root if isinstance(input_root, Root) else Root(input_root)
+        self._output = output_root if isinstance(output_root, Root) else Root(output_root)
         self._fsync = fsync
         self._settled: set[tuple[bytes, int, int]] = set()  # directories that are in synced ones
         self._unnamed = hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()
@@ -176,14 +183,14 @@ class Files:
 
     def below_root(self, path: str) -> str:
         """See Store."""
-        return relative(path, *self._input.names)
+        return self._input.below(path)
 
     def check_output(self, path: str) -> str:
         """See Store."""
         return self._check(self._output, path, link_allowed=True)
 
-    def _check(self, root: _Root, path: str, *, link_allowed: bool) -> str:
-        below = relative(path, *root.names)
+    def _check(self, root: Root, path: str, *, link_allowed: bool) -> str:
+        below = root.below(path)
         folder, name = _split(below)
         try:
             with _closing(self._descend(root.handle, folder)) as parent:
@@ -196,7 +203,12 @@ class Files:
 
     def size(self, path: str, limit: int) -> int:
         """See Store."""
-        return self._at(path, lambda parent, name: _size_of(parent, name, path, limit))
+        return self._at(path, lambda parent, name: _status(parent, name, path, limit)).st_size
+
+    def version(self, path: str, limit: int) -> str:
+        """See Store; its size and the time of its last change, in nanoseconds."""
+        info = self._at(path, lambda parent, name: _status(parent, name, path, limit))
+        return f"{info.st_size}-{info.st_mtime_ns}"
 
     def read(self, path: str, limit: int) -> bytes:
         """See Store."""
@@ -204,7 +216,7 @@ class Files:
 
     def _at(self, path: str, look: Callable[[int, bytes], Looked]) -> Looked:
         """What `look` finds in an input's directory at its name; the system's errors within become ours."""
-        folder, name = _split(in_turn(path, *self._input.names, malformed=errors.Unreadable))
+        folder, name = _split(in_turn(self._input.below, path, errors.Unreadable))
         try:
             with _closing(self._descend(self._input.handle, folder)) as parent:
                 return look(parent, name)
@@ -217,7 +229,7 @@ class Files:
 
     def exists(self, path: str) -> bool:
         """See Store."""
-        folder, name = _split(in_turn(path, *self._output.names))
+        folder, name = _split(in_turn(self._output.below, path))
         try:
             with _closing(self._descend(self._output.handle, folder)) as parent:
                 os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -229,7 +241,7 @@ class Files:
 
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """See Store."""
-        names = [_split(in_turn(file.path, *self._output.names)) for file in files]
+        names = [_split(in_turn(self._output.below, file.path)) for file in files]
         todo: list[_Target] = []
         left: list[str] = []
         for (folder, name), file in zip(names, files, strict=True):
@@ -342,6 +354,31 @@ class Files:
             with _closing(os.open(b".", _LIST, dir_fd=folder)) as handle:
                 os.fsync(handle)
 
+    def find(self, pattern: str, most: int, looks: Looks) -> list[Found]:
+        """See Store."""
+        return find(self._input.below(pattern), most, looks, functools.partial(self._listed, pattern))
+
+    def _listed(self, pattern: str, folder: str) -> Iterator[Entry]:
+        try:
+            yield from self._entries(folder)
+        except OSError as error:
+            if error.errno in _OUTSIDE:
+                raise errors.Forbidden(outside(pattern)) from error
+            if error.errno not in _NOTHING:
+                problem = f"{shown(pattern)} could not be looked through: {error.strerror}"
+                raise errors.InvalidRequest(problem) from error
+
+    def _entries(self, folder: str) -> Iterator[Entry]:
+        """The directories and regular files in an input's directory; symbolic links are none."""
+        with (
+            _closing(self._descend(self._input.handle, os.fsencode(folder).rstrip(b"/") or b".")) as parent,
+            _closing(os.open(b".", _LIST, dir_fd=parent)) as handle,
+            os.scandir(handle) as entries,
+        ):
+            for entry in entries:
+                if (is_folder := entry.is_dir(follow_symlinks=False)) or entry.is_file(follow_symlinks=False):
+                    yield Entry(entry.name, is_folder)
+
     def faults(self) -> list[str]:
         """See Store."""
         found = []
@@ -378,7 +415,7 @@ class Files:
 
 
 def _split(below: str) -> tuple[bytes, bytes]:
-    folder, _, name = below.encode().rpartition(b"/")
+    folder, _, name = below.encode(errors="surrogateescape").rpartition(b"/")
     return folder or b".", name
 
 
@@ -398,12 +435,14 @@ def _bounded(size: int, path: str, limit: int) -> int:
     return size
 
 
-def _size_of(folder: int, name: bytes, path: str, limit: int) -> int:
-    return _regular_size(os.stat(name, dir_fd=folder, follow_symlinks=False), path, limit)
+def _status(folder: int, name: bytes, path: str, limit: int) -> os.stat_result:
+    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    _regular_size(info, path, limit)
+    return info
 
 
 def _read(folder: int, name: bytes, path: str, limit: int) -> bytes:
-    _size_of(folder, name, path, limit)  # before it is opened, since opening a device can do things
+    _status(folder, name, path, limit)  # before it is opened, since opening a device can do things
     with _closing(os.open(name, _READ, dir_fd=folder)) as handle:
         size = _regular_size(os.fstat(handle), path, limit)
         data = os.read(handle, size + 1)

@@ -6,6 +6,7 @@ long as something is in it.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -13,6 +14,7 @@ from pathlib import PurePosixPath
 from falconimg.errors import Exists, Missing, NotWritten, TooLarge, Unreadable
 from falconimg.job import IfExists
 from falconimg.stores import File
+from falconimg.stores.globs import Entry, Found, Looks, find
 from falconimg.stores.paths import canonical, in_turn, relative, shown
 
 
@@ -37,7 +39,7 @@ class Memory:
 
     def check_input(self, path: str) -> str:
         """See Store."""
-        return canonical("/", relative(path, "/"))
+        return canonical("/", self.below_root(path))
 
     def below_root(self, path: str) -> str:
         """See Store."""
@@ -45,15 +47,19 @@ class Memory:
 
     def check_output(self, path: str) -> str:
         """See Store."""
-        return canonical("/", relative(path, "/"))
+        return canonical("/", self.below_root(path))
 
     def size(self, path: str, limit: int) -> int:
         """See Store."""
         return len(self.read(path, limit))
 
+    def version(self, path: str, limit: int) -> str:
+        """See Store."""
+        return hashlib.sha256(self.read(path, limit)).hexdigest()
+
     def read(self, path: str, limit: int) -> bytes:
         """See Store."""
-        name = in_turn(path, "/", malformed=Unreadable)
+        name = in_turn(self.below_root, path, Unreadable)
         with self._lock:
             data = self._files.get(name)
             if data is None and self._is_directory(name):
@@ -66,13 +72,13 @@ class Memory:
 
     def exists(self, path: str) -> bool:
         """See Store."""
-        name = in_turn(path, "/")
+        name = in_turn(self.below_root, path)
         with self._lock:
             return name in self._files or self._is_directory(name)
 
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """See Store."""
-        names = [in_turn(file.path, "/") for file in files]
+        names = [in_turn(self.below_root, file.path) for file in files]
         written: list[str] = []
         left: list[str] = []
         with self._lock:
@@ -93,6 +99,16 @@ class Memory:
                     self._files[name] = bytes(data)
                     written.append(path)
         return tuple(left)
+
+    def find(self, pattern: str, most: int, looks: Looks) -> list[Found]:
+        """See Store."""
+        entries: dict[str, set[Entry]] = {}
+        for path in self.files:
+            folders = [f"{part}/" for part in PurePosixPath(path).parts[:-1]]
+            for depth, folder in enumerate(folders):
+                entries.setdefault("".join(folders[:depth]), set()).add(Entry(folder[:-1], True))
+            entries.setdefault("".join(folders), set()).add(Entry(PurePosixPath(path).name, False))
+        return find(self.below_root(pattern), most, looks, lambda folder: entries.get(folder, ()))
 
     def faults(self) -> list[str]:
         """See Store."""

@@ -6,12 +6,16 @@ disk. No detail names a directory that the client did not send.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from falconimg.errors import BadName, Forbidden, ImageProblem, InvalidRequest, OutsideRoot
 
 MAX_PATH = 4096
 """Bytes of a path (Linux's PATH_MAX)."""
 MAX_COMPONENT = 255
 """Bytes between two slashes (Linux's NAME_MAX)."""
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SHOWN = 100
 """Characters of a path that a message repeats."""
 
@@ -42,6 +46,8 @@ def relative(path: str, *roots: str) -> str:
         raise _malformed("UTF-8 text", path) from None
     if not path or "\0" in path or size > MAX_PATH:
         raise _malformed(f"1 to {MAX_PATH} bytes with no NUL", path)
+    if ADDRESS.match(path):
+        raise _malformed("a file's, not an address (URL)", path)
     first, *rest = parts = path.split("/")
     if ".." in parts:
         raise Forbidden(outside(path))
@@ -54,15 +60,15 @@ def relative(path: str, *roots: str) -> str:
     return "/".join(parts) if first else _below(path, parts, roots)
 
 
-def in_turn(path: str, *roots: str, malformed: type[ImageProblem] = BadName) -> str:
-    """`relative` for one image's turn, where only that image fails.
+def in_turn(below: Callable[[str], str], path: str, malformed: type[ImageProblem] = BadName) -> str:
+    """What `below` (a store's `relative`) gives, for one image's turn, where only that image fails.
 
     Raises:
-        `malformed`: where `relative` raises InvalidRequest
+        `malformed`: where `below` raises InvalidRequest
         OutsideRoot: where it raises Forbidden
     """
     try:
-        return relative(path, *roots)
+        return below(path)
     except InvalidRequest as problem:
         raise malformed(problem.detail) from None
     except Forbidden as problem:
