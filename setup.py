@@ -1,5 +1,6 @@
 """Only the compiled modules; everything else is in pyproject.toml."""
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -16,4 +17,7 @@ modules = [
     )
     for source in sorted(NATIVE.glob("*.pyx"))
 ]
-setup(ext_modules=cythonize(modules, build_dir="build"))
+setup(
+    ext_modules=cythonize(modules, build_dir="build"),
+    options={"build_ext": {"parallel": os.cpu_count()}},  # the modules side by side
+)
