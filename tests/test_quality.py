@@ -10,6 +10,7 @@ import pytest
 import simplejpeg
 
 from falconimg import _jpeg, filters, formats
+from falconimg.errors import Damaged
 from falconimg.planes import Planes, bgr
 from falconimg.stores.memory import Memory
 from tests import pictures
@@ -124,6 +125,29 @@ def test_a_smaller_picture_is_within_38_db_of_area_and_not_shifted(
         assert pictures.psnr(fast[path], picture) >= SHRINK_FLOOR, path
         if min(picture.shape[:2]) >= 60:
             assert np.abs(shift(picture, fast[path])).max() < 0.1, path
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_progressive_picture_is_shrunk_without_its_last_bits_near_to_the_whole(name: str) -> None:
+    file = written(PHOTOGRAPHS[name], "progressive 420")
+    header = formats.probe(file)
+    for shrink, floor in ((2, 44), (4, 50), (8, 99)):  # by 8 there are only DC coefficients
+        small = header.shrunk(shrink)
+        whole = simplejpeg.decode_jpeg(file, "BGR", min_height=small.height, min_width=small.width, min_factor=1)
+        made = formats.load(file, header, formats.Load(shrink, False))
+        assert pictures.psnr(made, whole) >= floor, shrink
+        assert shrink == 8 or not np.array_equal(made, whole)  # it was not read
+    assert np.array_equal(formats.load(file, header, formats.Load(1, False)), simplejpeg.decode_jpeg(file, "BGR"))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 50, 5000])
+def test_a_progressive_picture_that_ends_in_what_is_not_read_is_refused(cut: int) -> None:
+    file = written(PHOTOGRAPHS["coffee.png"], "progressive 420")
+    header = formats.probe(file)
+    assert file.rindex(b"\xff\xda") < len(file) - 5000
+    for whole in (file[:-cut], file[:-cut] + b"\0"):
+        with pytest.raises(Damaged):
+            formats.load(whole, header, formats.Load(4, False))
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)

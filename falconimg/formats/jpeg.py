@@ -34,6 +34,7 @@ MAX_SEGMENTS = 2**13
 SHRINK = 8  # the most that a decoder can shrink by: a block becomes one pixel
 SMALL = 16  # pixels a side below which nothing is won
 HALVED = b"\x22\x11\x11"  # the sampling factors of 4:2:0
+LAST_BITS = 0x10  # a scan's Ah and Al that refine coefficients by their last bit
 MAX_SCANS = 100  # real ones have about 10; thousands in a few bytes would keep the decoder busy for hours
 _FILL = re.compile(rb"\xff+")
 _AFTER_SCAN = re.compile(rb"\xff(?=[^\x00\xff\xd0-\xd7])")  # B.1.1.5: what ends entropy-coded data
@@ -90,14 +91,16 @@ def _profile(parts: list[bytes]) -> bytes | None:
     return b"".join(part[2:] for part in parts) if [part[:2] for part in parts] == right else None
 
 
-def _require_every_scan(data: bytes, detail: Detail) -> None:
+def _require_every_scan(data: bytes, detail: Detail) -> int:
     """Refuse a picture that lacks a scan: libjpeg takes a file that was cut between two scans for whole.
 
-    Every component's 64 coefficients must have come, down to their last bit.
+    Every component's 64 coefficients must have come, down to their last bit. Gives where the last scan begins if it
+    is of nothing but the last bits of a component's AC coefficients (G.1.2.3), else 0.
     """
     missing = {name: [True] * 64 for name in detail.components}
-    scans = 0
+    scans, begins, last_bits = 0, 0, 0
     for segment in segments(data, detail.first_scan):
+        begins = begins or segment.end - 2 - (segment.marker != SOS) * (len(segment.data) + 2)
         if segment.marker != SOS:
             continue
         scans += 1
@@ -107,23 +110,30 @@ def _require_every_scan(data: bytes, detail: Detail) -> None:
         first, last, precision = segment.data[2 * count + 1 : 2 * count + 4]
         if scans > MAX_SCANS:
             raise Unsupported(f"JPEG of more than {MAX_SCANS} scans")
+        last_bits, begins = begins * (first > 0 and precision == LAST_BITS), 0
         for name in segment.data[1 : 2 * count + 1 : 2]:
             for coefficient in range(first, min(last, 63) + 1):
                 if name in missing:
                     missing[name][coefficient] = precision & 15 != 0
     if any(any(coefficients) for coefficients in missing.values()):
         raise Damaged("JPEG data ends early: a scan is missing")
+    return last_bits
 
 
-def decoded(data: bytes, header: Header, colors: str) -> Pixels:
+def decoded(data: bytes, header: Header, colors: str, rough: bool = False) -> Pixels:
     """The stored pixels in simplejpeg's order of this name, at the header's size, which may be a shrunk one.
+
+    A `rough` picture is made without a last scan that has only last bits: a third of the time, and of a shrunk
+    photograph 46 dB and more from the whole.
 
     Raises:
         Damaged: any truncation or corruption that can be detected
         Unsupported: too many scans
         OutOfMemory: there was no memory
     """
-    _require_every_scan(data, header.detail)
+    last_bits = _require_every_scan(data, header.detail)
+    if rough and last_bits:
+        data = data[:last_bits] + bytes([0xFF, EOI])
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
             data, colors, min_height=header.height, min_width=header.width, min_factor=1
@@ -219,11 +229,11 @@ class Jpeg(Format):
             return super().encode_peak(nbytes, channels, quality)
         return (5 * nbytes, int(1.6 * nbytes)) if quality > 95 else (int(3.3 * nbytes), int(1.05 * nbytes))
 
-    def decode(self, data: bytes, header: Header) -> Pixels:
-        """See Format."""
+    def decode(self, data: bytes, header: Header, rough: bool = False) -> Pixels:
+        """See Format; `rough` as for `decoded`."""
         detail: Detail = header.detail
         count = len(detail.components)
-        pixels = decoded(data, header, {1: "GRAY", 3: "BGR", 4: "CMYK"}[count])
+        pixels = decoded(data, header, {1: "GRAY", 3: "BGR", 4: "CMYK"}[count], rough)
         if count < 4:
             return opencv.checked(pixels, header)
         if color.converts_cmyk(detail.cmyk_icc):
@@ -259,7 +269,7 @@ class Jpeg(Format):
             return self.decode(data, header)
         small = header.shrunk(load.shrink)
         if not _is_native(header.detail):
-            return self.decode(data, small)
+            return self.decode(data, small, rough=load.shrink > 1)
         luma, *chroma = header.detail.sampling
         # the chroma is shrunk until it has half of the luma's sides, or as many as it
         wanted = (2 if load.planes else 1) * load.shrink
