@@ -149,7 +149,14 @@ def free_port() -> int:
 def running(kind: str, root: Path, workers: int, **settings: str) -> Iterator[Server]:
     """One of COMMANDS on a free port, in the directory `root`; settings are falconimg's. It is ended by its own id."""
     port = free_port()
-    own = {"workers": str(workers), "bind": f"127.0.0.1:{port}", "root": str(root), "max_pixels": "200M", **settings}
+    own = {
+        "workers": str(workers),
+        "bind": f"127.0.0.1:{port}",
+        "root": str(root),
+        "max_pixels": "200M",
+        "jobs": "off",
+        **settings,
+    }
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("OPENCV_", "FALCONIMG_"))}
     environ |= {"PYTHONPATH": os.pathsep.join([str(HERE), environ.get("PYTHONPATH", "")]), "VIPS_CONCURRENCY": "1"}
     if kind == "falconimg":

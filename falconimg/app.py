@@ -16,18 +16,19 @@ from falcon.middleware import CORSMiddleware
 
 from falconimg import formats, log, metrics, signing, tracing
 from falconimg.errors import Problem, RequestProblem, Unauthorized, WrongHost
+from falconimg.jobs.ledger import Ledger
 from falconimg.openapi import PROBLEM
 from falconimg.pipeline import Pipeline
-from falconimg.resources import ROUTES, Resource
+from falconimg.resources import JOB_ROUTES, ROUTES, Resource
 from falconimg.settings import Settings
 from falconimg.stores import Store
-from falconimg.stores.files import Files
+from falconimg.stores.routed import opened
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 MOST_BYTES = 2048  # of a refusal; places beyond are left out
 # What a page of another origin may read besides what is always read; all else of ours is in the body.
 EXPOSED = ("Content-Disposition", "ETag", "Falconimg-Failed", "Falconimg-Notes", "Image-Height", "Image-Width",
-           "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID")  # fmt: skip
+           "Location", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID")  # fmt: skip
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -163,7 +164,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     settings = settings or Settings.from_environ()
     formats.check(settings)
     log.configure(settings)
-    pipeline = Pipeline(settings, store or _files(settings))
+    pipeline = Pipeline(settings, store or opened(settings))
     middleware: list[Any] = [RequestId(), Routes()]
     if settings.cors:
         middleware.append(Cors(settings))
@@ -177,17 +178,14 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     app.pipeline, app.knows = pipeline, tokens.know
     for path, resource in ROUTES.items():
         app.add_route(path, resource(settings, pipeline))
+    if settings.has_jobs:
+        ledger = Ledger(settings.ledger_url)
+        for path, of_jobs in JOB_ROUTES.items():
+            app.add_route(path, of_jobs(settings, pipeline, ledger))
     app.add_error_handler(Exception, _unforeseen)
     app.add_error_handler(falcon.HTTPError, _http)
     app.add_error_handler(Problem, _problem)
     return app
-
-
-def _files(settings: Settings) -> Files:
-    """The files below the roots, which are resolved here, once, and logged."""
-    files = Files(*settings.roots, fsync=settings.fsync)
-    log.logger.info("roots", input=str(files.input_root), output=str(files.output_root))
-    return files
 
 
 def _answer(req: falcon.Request, resp: falcon.Response, status: int, **problem: Any) -> None:

@@ -8,13 +8,17 @@
     │   ├── Unauthorized          401  no token of FALCONIMG_TOKEN came
     │   ├── Forbidden             403  a path leads outside the root
     │   ├── NotSigned             403  an address without a signature of FALCONIMG_KEY's, or expired
+    │   ├── UnknownJob            404  no job of that id is on record
     │   ├── RequestTimeout        408  it did not come in time
+    │   ├── JobConflict           409  an open job has the output, or the job is in another state
     │   ├── BodyTooLarge          413  the body is over the limit
     │   ├── WrongMediaType        415  the body is said to be something else
     │   ├── WrongHost             421  the Host header is not one of ours
     │   ├── InvalidRequest        422  of the wrong form, or values out of bounds
+    │   ├── WrongKey              422  an Idempotency-Key that came with another body
     │   ├── HeadTooLarge          431  the request line and the headers are over the limit
-    │   └── Busy                  503  no room, now or within the waiting time
+    │   ├── Busy                  503  no room, now or within the waiting time
+    │   └── LedgerProblem         503  the ledger does not answer, or takes no record
     ├── ImageProblem              one image of a batch: its neighbours go on
     │   ├── OutsideRoot           403  a path turned out to lead outside, in its turn
     │   ├── Missing               404  there is no such file
@@ -25,6 +29,9 @@
     │   ├── Unsupported           415  not a picture, or of a kind we do not read
     │   ├── BadName               422  a result's name is no path we take
     │   ├── Damaged               422  truncated or corrupt
+    │   ├── Changed               409  not the file that was there when the job was submitted
+    │   ├── Lost                  409  another worker has the image by now
+    │   ├── Poison                500  several workers ended while they made it
     │   ├── Mismatch              422  not of the SHA-256 that the request names
     │   ├── Impossible            422  an operation that this picture does not allow
     │   ├── Unencodable           422  the format cannot hold this picture
@@ -95,8 +102,16 @@ class NotSigned(RequestProblem):
     status, type, title = 403, "/problems/signature", "The address is not signed, or no longer"
 
 
+class UnknownJob(RequestProblem):
+    status, type, title = 404, "/problems/job", "There is no such job"
+
+
 class RequestTimeout(RequestProblem):
     status, type, title = 408, "/problems/request-timeout", "The request did not come in time"
+
+
+class JobConflict(RequestProblem):
+    status, type, title = 409, "/problems/job-conflict", "The job is in the way of another, or of itself"
 
 
 class BodyTooLarge(RequestProblem):
@@ -115,12 +130,20 @@ class InvalidRequest(RequestProblem):
     status, type, title = 422, "/problems/request", "The request is not valid"
 
 
+class WrongKey(RequestProblem):
+    status, type, title = 422, "/problems/idempotency-key", "The key belongs to another request"
+
+
 class HeadTooLarge(RequestProblem):
     status, type, title = 431, "/problems/head-too-large", "The request's head is too large"
 
 
 class Busy(RequestProblem):
     status, type, title = 503, "/problems/busy", "The server is busy"
+
+
+class LedgerProblem(RequestProblem):
+    status, type, title = 503, "/problems/ledger", "The record of jobs cannot be read or written now"
 
 
 class ImageProblem(Problem):
@@ -165,6 +188,18 @@ class BadName(ImageProblem):
 
 class Damaged(ImageProblem):
     status, type, title = 422, "/problems/damaged", "The image is damaged"
+
+
+class Changed(ImageProblem):
+    status, type, title = 409, "/problems/changed", "The image has changed since the job was submitted"
+
+
+class Lost(ImageProblem):
+    status, type, title = 409, "/problems/lost", "Another worker makes the image"
+
+
+class Poison(ImageProblem):
+    status, type, title = 500, "/problems/poison", "Whoever made the image ended with it"
 
 
 class Mismatch(ImageProblem):

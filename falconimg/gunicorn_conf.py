@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import math
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 
 from falconimg import log, scratch
 from falconimg.errors import SettingsProblem
+from falconimg.machine import keep_memory_low
 from falconimg.settings import Settings, share_metrics
 
 try:
@@ -98,13 +100,81 @@ loglevel = settings.log_level
 proc_name = "falconimg"
 
 
-# mallopt(3): arenas at most, and the bytes from which on a block is given back to the system when it is freed.
-# glibc's own are 8 for each core, and as large as the largest block that was freed, up to 32 MB: then what a worker
-# holds is twice what its images take.
-MALLOC = {-8: 2, -3: 4_000_000}
 PORT: list[int] = []  # the process that answers at FALCONIMG_METRICS_BIND, if there is one
 STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 ENDED: set[int] = set()  # processes of workers whose counts are still in files of their own
+
+
+class JobWorkers:
+    """The processes that make the images of jobs; gunicorn's master keeps them at their number, as it does its own."""
+
+    COMMAND = (sys.executable, "-c", "from falconimg.cli import main; main()", "worker", "--parent")
+    SECONDS = 5.0  # from one start to the next in the same place
+
+    def __init__(self, count: int) -> None:
+        self.places: list[tuple[subprocess.Popen[bytes] | None, float]] = [(None, -math.inf)] * count
+        self.stopped = False
+
+    def keep(self) -> None:
+        """Start those that are missing, unless they were started a moment ago."""
+        for place, (process, begun) in enumerate(self.places):
+            if process and process.poll() is None:
+                continue
+            if process:
+                ENDED.add(process.pid)
+            now = time.monotonic()
+            if not self.stopped and now > begun + self.SECONDS:
+                # in a session of their own: a terminal's ^C is for the server, which tells them
+                started = subprocess.Popen([*self.COMMAND, str(os.getpid())], start_new_session=True)  # noqa: S603
+                self.places[place] = started, now
+
+    def send(self, number: int) -> None:
+        """Send a signal to each."""
+        for process, _ in self.places:
+            if process:
+                process.send_signal(number)
+
+    def renew(self) -> None:
+        """Have others in their places, which look at the settings anew."""
+        self.send(signal.SIGTERM)
+        self.places = [(process, -math.inf) for process, _ in self.places]
+
+    def end(self) -> None:
+        """Wait for what they make, as long as a worker may take."""
+        end = time.monotonic() + graceful_timeout
+        for process, _ in self.places:
+            if process:
+                try:
+                    process.wait(max(0.0, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+JOB_WORKERS = JobWorkers(settings.job_workers if settings.has_jobs else 0)
+
+
+def when_ready(server: Any) -> None:
+    """Look after the job workers whenever gunicorn looks after its own, and tell them when it tells those."""
+    murder, kill = server.murder_workers, server.kill_workers
+
+    def murder_workers() -> None:
+        murder()
+        JOB_WORKERS.keep()
+
+    def kill_workers(number: int) -> None:
+        kill(number)
+        if number in STOPS:
+            JOB_WORKERS.stopped = True
+            JOB_WORKERS.send(signal.SIGTERM)
+
+    server.murder_workers, server.kill_workers = murder_workers, kill_workers
+    JOB_WORKERS.keep()
+
+
+def on_reload(_server: Any) -> None:
+    """Have the job workers take their settings anew."""
+    JOB_WORKERS.renew()
 
 
 def on_starting(server: Any) -> None:
@@ -113,10 +183,7 @@ def on_starting(server: Any) -> None:
     In a process of its own: gunicorn's should hold no codec, and the workers should inherit none. The warning
     looks at where gunicorn will listen, because its command line wins over FALCONIMG_BIND.
     """
-    with suppress(AttributeError):  # another C library may have no mallopt; workers inherit what it sets
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in MALLOC.items():
-            mallopt(option, value)
+    keep_memory_low()  # workers inherit it
     trial = multiprocessing.get_context("fork").Process(target=_try, args=[server.app])
     trial.start()
     trial.join()
@@ -128,6 +195,10 @@ def on_starting(server: Any) -> None:
     if settings.cors and not settings.token:
         log.logger.warning(
             "open_to_pages", cors=",".join(settings.cors), detail="their scripts may use it: set FALCONIMG_TOKEN"
+        )
+    if settings.jobs and not settings.has_jobs:
+        log.logger.warning(
+            "no_jobs", detail="there is no home to be written: set FALCONIMG_LEDGER, or FALCONIMG_JOBS=off"
         )
     for place in server.cfg.bind:
         if replace(settings, bind=place).open_to_others:
@@ -200,6 +271,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 def on_exit(_server: Any) -> None:
     """Leave nothing behind; a daemon is another process than the one that made the directory."""
+    JOB_WORKERS.end()
     for child in PORT:
         with suppress(ChildProcessError):  # it has ended, and its number may be another's
             if os.waitpid(child, os.WNOHANG) == (0, 0):

@@ -59,7 +59,7 @@ class Image:
     """One input and everything that is made of it.
 
     `key` is the store's canonical name of the input; `sha256`, if not empty, are the hexadecimal digits, in lower
-    case, that its bytes are to have.
+    case, that its bytes are to have; `below`, of one that a pattern has found, is what templates take for its path.
     """
 
     index: int
@@ -69,6 +69,7 @@ class Image:
     pointer: str
     notes: tuple[Note, ...] = ()
     sha256: str = ""
+    below: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Output:
-    """One result: its path, its size in pixels, its format and, unless it was only planned, its bytes."""
+    """One result: its path, its size in pixels, its format and, unless it was only planned, its bytes.
+
+    `sha256` are the hexadecimal digits of a result that a job on record made.
+    """
 
     path: str
     width: int
     height: int
     format: str
     bytes: int | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 from falconimg import errors, formats, operations, parameters, request
+from falconimg.jobs.ledger import ENDS, PRIORITIES, State
 from falconimg.schema import Schema
 from falconimg.settings import Settings
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
+EVENTS = "text/event-stream"
+JOB_STATES = get_args(State)
 
 NOTE: Schema = {
     "type": "object",
@@ -80,6 +83,26 @@ INFO: Schema = {
     },
     "required": ["width", "height", "format", "depth", "alpha", "orientation", "icc", "bytes"],
 }
+JOB_STATE: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "state": {"type": "string", "enum": list(JOB_STATES)},
+        "priority": {"type": "string", "enum": list(PRIORITIES)},
+        "total": {"type": "integer", "description": "Its images."},
+        **{end: {"type": "integer"} for end in ENDS},
+        **{time: {"type": ["number", "null"], "description": "Seconds since 1970."} for time in ("begun", "ended")},
+        "created": {"type": "number"},
+        "events": {"type": "integer", "description": "The last event's seq."},
+        "images": {
+            "type": "array",
+            "description": "A page of the report so far; who is not made yet is pending or running.",
+            "items": {"type": "object"},
+        },
+        "next": {"type": ["integer", "null"], "description": "`after` of the next page."},
+    },
+    "required": ["id", "state", "priority", "total", *ENDS, "created", "begun", "ended", "events"],
+}
 EXAMPLE = {
     "images": [
         {"input": "examples/landscape.jpg", "output": "out/landscape.png"},
@@ -146,6 +169,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "/v1/image/{path}": {"get": _address(refusals) | guarded},
             "/v1/info": {"post": _info(refusals) | guarded},
             "/v1/info/{path}": {"get": _address_info(refusals) | guarded},
+            **_jobs(settings, refusals, guarded),
             "/": {"get": _get("What this server is", "information") | {"responses": {
                 "200": _answer("What this server is; a browser gets a page.", JSON, None, "text/html")}}},
             "/livez": {"get": _get("Whether the process is alive", "alive")},
@@ -158,6 +182,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "schemas": {
                 **request.schemas(settings), **operations.schemas(),
                 "Report": REPORT, "Info": INFO, "Outcome": OUTCOME, "Problem": PROBLEM_SCHEMA,
+                **({"JobState": JOB_STATE} if settings.has_jobs else {}),
             },
             **({"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if guarded else {}),
         },
@@ -267,6 +292,66 @@ def _address_info(refusals: dict[str, Any]) -> dict[str, Any]:
         "parameters": [PATH_PARAMETER],
         "responses": dict(sorted(answers.items())),
     }
+
+
+def _jobs(settings: Settings, refusals: dict[str, Any], guarded: dict[str, Any]) -> dict[str, Any]:
+    if not settings.has_jobs:
+        return {}
+    known = refusals | _answers(errors.UnknownJob)
+    in_way = _answers(errors.JobConflict)
+    recorded = {"202": _answer("It is on record.", JSON, "JobState")}
+    place = {"description": "Where the job is.", "schema": {"type": "string"}}
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "With the same key and body it is the same job; with another body it is refused.",
+    }
+    id_ = {"name": "id_", "in": "path", "required": True, "schema": {"type": "string"}}
+    page = [_whole("after", "An image's number; those behind it are shown."), _whole("limit", "Images to show.")]
+    submit = _post("Put a batch on record, to be made later", "submit", "Job", EXAMPLE, recorded | refusals | in_way)
+    submit["responses"]["202"]["headers"] = {"Location": place}
+    lines = _answer("The events behind that one, and those that come for a while.", NDJSON, None, EVENTS)
+    jobs = {
+        "200": _answer("A page of jobs.", JSON, None),
+    }
+    return {
+        "/v1/jobs": {
+            "post": submit | {"parameters": [key]} | guarded,
+            "get": _get("The newest jobs", "jobs")
+            | {
+                "parameters": [
+                    {"name": "state", "in": "query", "schema": {"type": "string", "enum": list(JOB_STATES)}},
+                    {"name": "before", "in": "query", "schema": {"type": "string"}},
+                    _whole("limit", "Jobs to show."),
+                ],
+                "responses": jobs | refusals,
+            }
+            | guarded,
+        },
+        "/v1/jobs/{id_}": {
+            "get": _get("A job's state, and a page of its report", "job")
+            | {"parameters": [id_, *page], "responses": {"200": _answer("The job.", JSON, "JobState")} | known}
+            | guarded,
+            "delete": _get("Cancel what is not begun", "cancel")
+            | {"parameters": [id_], "responses": {"200": _answer("The job.", JSON, "JobState")} | known}
+            | guarded,
+        },
+        "/v1/jobs/{id_}/events": {
+            "get": _get("What happens to a job", "events")
+            | {"parameters": [id_, _whole("after", "An event's seq.")], "responses": {"200": lines} | known}
+            | guarded
+        },
+        "/v1/jobs/{id_}/retry": {
+            "post": _get("Make the failed images again", "retry")
+            | {"parameters": [id_], "responses": recorded | known | in_way}
+            | guarded
+        },
+    }
+
+
+def _whole(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": "integer"}, "description": description}
 
 
 def _post(summary: str, name: str, schema: str, example: Any, responses: dict[str, Any]) -> dict[str, Any]:

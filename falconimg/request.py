@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import count
@@ -55,6 +55,22 @@ RESULT: dict[str, Schema] = {
         "enum": ["strip", "keep"],
         "x-start": "strip",
         "description": "EXIF and XMP; the ICC profile is kept anyway.",
+    },
+}
+
+
+OF_JOBS: dict[str, Schema] = {
+    "priority": {
+        "type": "string",
+        "enum": ["low", "normal", "high"],
+        "default": "normal",
+        "description": "Images of a higher one are made before all others.",
+    },
+    "webhook": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 2000,
+        "description": "An address (http or https) that is told of the job's events, at least once each.",
     },
 }
 
@@ -192,33 +208,40 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             "x-alternatives": "either output or renditions",
             "additionalProperties": False,
         },
-        "Process": {
-            "type": "object",
-            "properties": {
-                "images": {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": settings.max_images,
-                    "x-setting": "FALCONIMG_MAX_IMAGES",
-                    "items": {"$ref": "#/components/schemas/Image"},
-                },
-                "operations": steps,
-                "if_exists": {"type": "string", "enum": ["overwrite", "skip", "error"], "default": "overwrite"},
-                "on_error": {"type": "string", "enum": ["continue", "stop"], "default": "continue"},
-                "on_invalid": {"type": "string", "enum": ["refuse", "skip"], "default": "refuse"},
-                "dry_run": {"type": "boolean", "default": False},
-                "glob": {
-                    "type": "boolean",
-                    "default": False,
-                    "description": "Inputs with *, ?, [ or ** are patterns: each stands for an image for every file "
-                    "that it matches, in sorted order; {dir} is then what lies below the pattern's fixed directories.",
-                },
-                "precise": {"type": "boolean", "default": False},
-                **RESULT,
+        "Process": _batch_schema(steps, settings.max_images, "FALCONIMG_MAX_IMAGES"),
+        "Job": _batch_schema(steps, settings.max_job_images, "FALCONIMG_MAX_JOB_IMAGES", **OF_JOBS),
+    }
+
+
+def _batch_schema(steps: Schema, most: int, setting: str, **more: Schema) -> Schema:
+    """A batch of at most so many images, as that setting says."""
+    return {
+        "type": "object",
+        "properties": {
+            "images": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": most,
+                "x-setting": setting,
+                "items": {"$ref": "#/components/schemas/Image"},
             },
-            "required": ["images"],
-            "additionalProperties": False,
+            "operations": steps,
+            "if_exists": {"type": "string", "enum": ["overwrite", "skip", "error"], "default": "overwrite"},
+            "on_error": {"type": "string", "enum": ["continue", "stop"], "default": "continue"},
+            "on_invalid": {"type": "string", "enum": ["refuse", "skip"], "default": "refuse"},
+            "dry_run": {"type": "boolean", "default": False},
+            "glob": {
+                "type": "boolean",
+                "default": False,
+                "description": "Inputs with *, ?, [ or ** are patterns: each stands for an image for every file "
+                "that it matches, in sorted order; {dir} is then what lies below the pattern's fixed directories.",
+            },
+            "precise": {"type": "boolean", "default": False},
+            **RESULT,
+            **more,
         },
+        "required": ["images"],
+        "additionalProperties": False,
     }
 
 
@@ -246,6 +269,32 @@ def process(value: Any, settings: Settings, store: Store, size: int = 0) -> Job:
     return reader.job()
 
 
+def submitted(value: Any, settings: Settings, store: Store, size: int = 0) -> tuple[Job, dict[str, int]]:
+    """The same for a document of POST /v1/jobs, and whose each output is: the image's index by canonical name.
+
+    Outputs whose names only the picture decides, or that are very many, are not among them.
+    """
+    most = 1 if size > LARGE_BODY else MOST_PLACES
+    reader = _Reader(replace(settings, max_images=settings.max_job_images), store, most, value)
+    reader.validate("Job")
+    job = reader.job()
+    return job, {name: image for name, (_, image) in reader.taken.items()}
+
+
+def single(
+    image: Any, shared: Mapping[str, Any], index: int, below: str, settings: Settings, store: Store
+) -> tuple[Job, list[str]]:
+    """The job of one image of another job's, with that one's `shared` options, and its outputs' canonical names.
+
+    Its index, and `below` (see Image), are those of the other; places are those of a document with this image alone.
+    Raises as `process` does.
+    """
+    reader = _Reader(settings, store, MOST_PLACES, {**shared, "images": [image]})
+    reader.index, reader.below = count(index), below
+    reader.validate("Process")
+    return reader.job(), list(reader.taken)
+
+
 def items(value: Any, settings: Settings, store: Store, size: int = 0) -> Job:
     """The job that a document of POST /items/ describes: the original's rules, told in DESIGN's terms.
 
@@ -265,10 +314,12 @@ class _Reader:
         self.places: list[Place] = []
         self.outside: list[Place] = []
         self.directories: dict[str, str] = {}
+        self.taken: dict[str, tuple[str, int]] = {}  # (place, image's index) by a result's canonical name
         # what the request sets besides its images and operations; the original's set nothing
         self.options: dict[str, Any] = {}
         self.skip_invalid = original
         self.index = count()
+        self.below = ""  # what templates take for the path of an input that is no pattern, if not itself
         # what patterns may still find, and look at
         self.images_left, self.results_left = 0, most_results(settings)
         self.looks = Looks(LOOKS * settings.max_images)
@@ -357,12 +408,12 @@ class _Reader:
             key = self.checked(f"{at}/input", self.store.check_input, path)
             below = found or (self.store.below_root(path) if key else "")
             renditions = (self.rendition(*branch, below) for branch in branches)
-            yield Image(next(self.index), path, key, tuple(r for r in renditions if r), at, notes, sha256)
+            yield Image(next(self.index), path, key, tuple(r for r in renditions if r), at, notes, sha256, found)
 
     def inputs(self, path: str, pointer: str, renditions: int) -> Iterable[Found]:
         """What an input stands for: itself, or what its pattern finds, bounded before any of it becomes an image."""
         if not (self.options.get("glob") and is_pattern(path)):
-            return [Found(path, "")]
+            return [Found(path, self.below)]
         most = max(0, min(self.images_left + 1, self.results_left // renditions))
         found = self.found(path, pointer, most)
         if len(found) > most:
@@ -439,7 +490,7 @@ class _Reader:
         inputs: dict[str, list[int]] = {}
         for image in images:
             inputs.setdefault(image.key, []).append(image.index)
-        taken: dict[str, tuple[str, int]] = {}
+        taken = self.taken
         for image in images:
             for rendition in image.renditions:
                 for key in self.names(rendition, STATIC_NAMES - len(taken)):

@@ -9,7 +9,9 @@ from there, because OpenCV looks only once, when cv2 is first imported
 
 from __future__ import annotations
 
+import base64
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -127,6 +129,43 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _ledger(text: str) -> str:
+    if "://" not in text:
+        return f"sqlite:///{Path(text).absolute()}"
+    if not re.match(r"postgresql(\+psycopg)?://", text):
+        raise ValueError
+    return text
+
+
+def _broker(text: str) -> str:
+    if not re.match(r"(amqps?|rediss?)://.", text):
+        raise ValueError
+    return text
+
+
+def _webhook_key(text: str) -> str:
+    head, mark, body = text.partition("whsec_")
+    if head or not mark or not 24 <= len(base64.b64decode(body, validate=True)) <= 64:
+        raise ValueError
+    return text
+
+
+def _stores(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for each in found:
+        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x20,]*)?", each, re.ASCII):
+            raise ValueError
+        if not {"", ".", ".."}.isdisjoint(each.rstrip("/").split("/")[3:]):
+            raise ValueError
+    return tuple(f"{each.rstrip('/')}/" for each in found)
+
+
+def _credentials(text: str) -> str:
+    if not re.fullmatch(r"[!-9;-~]+:[!-9;-~]+(:[!-~]+)?", text, re.ASCII):
+        raise ValueError
+    return text
+
+
 def _path_prefix(text: str) -> str:
     if not re.fullmatch(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+){1,8}", text, re.ASCII) or len(text) > 100:
         raise ValueError
@@ -172,8 +211,8 @@ def _row(
     return field(default=default, metadata={"row": row})
 
 
-def _secret(read: Callable[[str], Any], allowed: str, help_: str) -> Any:
-    return field(default=(), repr=False, metadata={"row": Row(read, allowed, "none", help_, secret=True)})
+def _secret(read: Callable[[str], Any], allowed: str, help_: str, default: Any = (), shown: str = "none") -> Any:
+    return field(default=default, repr=False, metadata={"row": Row(read, allowed, shown, help_, secret=True)})
 
 
 def _count(
@@ -197,6 +236,7 @@ def _place(default: Path | None, shown: str, help_: str) -> Any:
     return _row(default, _directory, "a directory", help_, shown)
 
 
+STORES = "addresses like s3://bucket or s3://bucket/prefix/, separated by commas"
 ON_OFF = {"on": True, "off": False}
 UPLOADS = 32  # an upload is at most one of so many parts of the memory: copies of it, and others beside it
 LEVELS = ("debug", "info", "warning", "error")
@@ -244,6 +284,19 @@ class Settings:
     root: Path = _place(Path(), "the working directory", "where relative paths start; nothing outside is touched")
     input_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for inputs alone")
     output_root: Path | None = _place(None, "that of FALCONIMG_ROOT", "the same for outputs alone")
+    stores: tuple[str, ...] = _row(
+        (), _stores, STORES, "objects that requests may name by their address, both ways", "none"
+    )
+    input_stores: tuple[str, ...] = _row((), _stores, STORES, "the same for inputs alone", "those of FALCONIMG_STORES")
+    output_stores: tuple[str, ...] = _row(
+        (), _stores, STORES, "the same for outputs alone", "those of FALCONIMG_STORES"
+    )
+    http_hosts: tuple[str, ...] = _row(
+        (), _hosts, "names separated by commas", "hosts of which files may be inputs by http:// and https://", "none"
+    )
+    s3_credentials: str = _secret(
+        _credentials, "ID:SECRET or ID:SECRET:TOKEN", "of s3://, where AWS's own variables do not say them", ""
+    )
     formats: tuple[str, ...] = _row(
         (), _formats, "names of formats separated by commas", "the formats that are read; every one is written", "all"
     )
@@ -262,6 +315,27 @@ class Settings:
     cache_dir: Path | None = _place(
         None, "falconimg-cache-UID below the temporary directory", "where those are; nothing else may be there"
     )
+    jobs: bool = _one_of("on", ON_OFF, "whether /v1/jobs is there, and processes that make its images")
+    ledger: str = _secret(
+        _ledger, "a file's path, or postgresql+psycopg://…", "where jobs are on record; a file is on a local disk",
+        "", "falconimg/jobs-….db below XDG_STATE_HOME, one for each pair of roots",
+    )  # fmt: skip
+    broker: str = _secret(
+        _broker, "amqp://… or redis://…", "the engine that wakes workers (RabbitMQ or Redis, by Celery); without one "
+        "they look by themselves", "",
+    )  # fmt: skip
+    job_workers: int = _count(1, 0, 256, "processes that make the images of jobs, beside the workers")
+    max_job_images: int = _count(100_000, 1, 10**7, "images of a job")
+    lease_seconds: float = _time(30, 86400, "how long an image of a job is left to a worker of which nothing is heard")
+    job_attempts: int = _count(3, 2, 100, "workers that may end while they make one image of a job")
+    job_days: int = _count(7, 1, 36500, "days that a job is kept after its end")
+    webhook_key: str = _secret(
+        _webhook_key, "whsec_ and 24 to 64 bytes in Base64", "what messages to webhooks are signed with; they need it",
+        "",
+    )  # fmt: skip
+    private_hosts: tuple[str, ...] = _row(
+        (), _hosts, "names separated by commas", "hosts of webhooks and inputs whose addresses may be private", "none"
+    )
     max_body: int = _count(10 * 10**6, 1, 10**9, "bytes of a JSON body")
     max_json_depth: int = _count(32, 4, 100, "levels of nesting in a JSON body")
     max_json_marks: int = _count(250_000, 1000, 10**8, "commas and opening brackets in a JSON body")
@@ -275,7 +349,11 @@ class Settings:
     max_output_pixels: int = _count(1000 * 10**6, 1, 10**12, "pixels of an image's outputs together")
     max_request_line: int = _count(8190, 512, 8190, "bytes of an HTTP request line")
     memory: int | None = _count(
-        None, 10**6, 10**13, "bytes that a worker's images may take at once", "half of all, over the workers"
+        None,
+        10**6,
+        10**13,
+        "bytes that a process's images may take at once",
+        "half of all, over workers and job workers",
     )
     wait_seconds: float = _time(
         30,
@@ -299,8 +377,40 @@ class Settings:
 
     @property
     def budget(self) -> int:
-        """The bytes that the images of one worker may take at once."""
-        return self.memory or LIMITS.memory // 2 // self.workers
+        """The bytes that the images of one process may take at once."""
+        return self.memory or LIMITS.memory // 2 // (self.workers + self.has_jobs * self.job_workers)
+
+    @property
+    def object_stores(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The addresses that inputs and outputs may begin with, the longest first."""
+        both = (self.input_stores or self.stores, self.output_stores or self.stores)
+        inputs, outputs = (tuple(sorted(stores, key=len, reverse=True)) for stores in both)
+        return inputs, outputs
+
+    def s3_options(self, base: str) -> dict[str, str]:
+        """What obstore does not take of AWS's variables itself: our credentials, a bucket's name in its host's."""
+        names = ("access_key_id", "secret_access_key", "session_token")
+        options = dict(zip(names, self.s3_credentials.split(":", 2), strict=False)) if self.s3_credentials else {}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        if endpoint and os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true"):
+            scheme, _, host = endpoint.partition("://")
+            endpoint = f"{scheme}://{base.split('/')[2]}.{host}"
+        return options | ({"endpoint": endpoint} if endpoint else {})
+
+    @property
+    def ledger_url(self) -> str:
+        """Where jobs are on record, as SQLAlchemy takes it; empty where nothing says it and home cannot be written."""
+        directory = state_directory()
+        if self.ledger or directory is None:
+            return self.ledger
+        roots = "\0".join(str(root.resolve()) for root in self.roots)
+        name = f"jobs-{hashlib.sha256(roots.encode()).hexdigest()[:12]}.db"
+        return f"sqlite:///{directory / name}"
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether there are jobs: they are on, and there is a place for the record of them."""
+        return self.jobs and bool(self.ledger or state_directory())
 
     @property
     def max_upload(self) -> int:
@@ -396,6 +506,17 @@ def rows() -> list[tuple[str, Row]]:
 def cache_directory() -> Path:
     """Where the cache is if FALCONIMG_CACHE_DIR does not say it."""
     return Path(tempfile.gettempdir(), f"falconimg-cache-{os.geteuid()}")
+
+
+def state_directory() -> Path | None:
+    """Where what must not be lost is kept, by the XDG Base Directory Specification; None where it is not to be had."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        directory = (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "falconimg"
+    except RuntimeError:  # the user has no home
+        return None
+    there = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    return directory if os.access(there, os.W_OK | os.X_OK) else None
 
 
 def drop_empty() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from falconimg.app import create_app
 from falconimg.settings import Settings
 from falconimg.stores import Store
 from falconimg.stores.memory import Memory
+
+os.environ.setdefault("FALCONIMG_JOBS", "off")  # the servers of tests have none, unless they are of jobs
 
 Array = Any  # (h, w, c), uint8 or uint16
 Result = falcon.testing.Result
@@ -98,7 +101,7 @@ class Serve:
 
     def __call__(self, store: Store | None = None, **settings: Any) -> Server:
         """A server with these settings; small pools and no syncing unless they say otherwise."""
-        server = Server(self.root, store, **{"fsync": False, "pool": 2, **settings})
+        server = Server(self.root, store, **{"fsync": False, "pool": 2, "jobs": False, **settings})
         self.servers.append(server)
         return server
 

@@ -43,7 +43,11 @@ class Server:
             answer = connection.getresponse()
             text = answer.read().decode()
             found = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, json.loads(text) if "json" in found.get("content-type", "") else text, found
+            return (
+                answer.status,
+                json.loads(text) if re.search("[/+]json", found.get("content-type", "")) else text,
+                found,
+            )
         finally:
             connection.close()
 

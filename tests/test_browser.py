@@ -24,6 +24,8 @@ import pytest
 
 from falconimg import operations
 from falconimg._core import Grid
+from falconimg.jobs.execution import run_claimed
+from falconimg.jobs.ledger import Ledger
 from falconimg.operations import Effect, Form, Notice, Operation, number
 from tests.conftest import Serve, decoded, encoded, noise, quadrants
 from tests.serving import Server, serving
@@ -692,3 +694,39 @@ def test_behind_a_prefix_the_page_asks_for_nothing_outside_it(new: Page, serve: 
         assert [url for url in page.addresses() if not url.startswith((own, "blob:", "data:"))] == []
     finally:
         app.stop()
+
+
+def test_the_page_shows_a_job_s_progress_and_cancels_and_retries_it(new: Page, serve: Serve, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    server = serve(jobs=True, ledger=url)
+    ledger = Ledger(url)
+    server.put("a.png", noise(4, 6))
+    images = [{"input": name, "output": f"out/{n}.png"} for n, name in enumerate(["nix.png", "a.png", "a.png"])]
+    id_ = server.post("/v1/jobs", {"images": images}).json["id"]
+    app = Own(server.app)
+    app.start()
+
+    def make() -> None:
+        [claim] = ledger.claim(1, 60)
+        assert run_claimed(claim, server.pipeline, ledger)
+
+    try:
+        page = new.open(f"http://127.0.0.1:{app.port}/")
+        page.one("#jobs summary").click()
+        page.there(".job")
+        words = "return document.querySelector('.job > .unit').textContent"
+        page.wait(lambda: page.js(words) == "queued: 0 of 3 images")
+        make()
+        page.wait(lambda: page.js(words) == "running: 1 of 3 images, 1 failed")
+        make()
+        page.wait(lambda: page.js("return document.querySelector('.job progress').value") == 2)
+        assert page.axe() == []
+        page.one(".job button[aria-label^=Cancel]").click()
+        page.wait(lambda: page.js(words) == "cancelled: 3 of 3 images, 1 failed, 1 cancelled")
+        page.one(".job button[aria-label^=Retry]").click()
+        page.wait(lambda: page.js(words) == "queued: 2 of 3 images, 1 cancelled")
+        assert ledger.job(id_)["state"] == "queued"
+        assert [fault for fault in page.faults() if "favicon" not in fault] == []
+    finally:
+        app.stop()
+        ledger.close()

@@ -95,7 +95,9 @@ def test_every_command_has_help_with_an_example_that_names_its_own_options(name:
     assert result.exit_code == 0
     example = result.output.partition("Example")[2]
     assert f"falconimg {name}" in example
-    known = {option for each in main.commands[name].params for option in each.opts}
+    command = main.commands[name]
+    commands = [command, *getattr(command, "commands", {}).values()]
+    known = {option for one in commands for each in one.params for option in each.opts}
     lines = [line.partition("falconimg ")[2].partition("|")[0] for line in example.splitlines()]
     words = {word for line in lines for word in line.split()}
     flags = {word for word in words if word.startswith("-") and word != "-"}
@@ -816,13 +818,13 @@ def test_config_says_what_a_server_goes_by_and_where_it_came_from(here: Path) ->
     table = json.loads(cli("config", "--json", cwd=here, **variables).stdout)
     assert all(list(entry) == ["value", "source", "default", "help"] for entry in table.values())
     said = {name.removeprefix("FALCONIMG_").lower(): (entry["value"], entry["source"]) for name, entry in table.items()}
-    assert said["memory"] == (Settings().budget, "default")
+    assert said["memory"] == (Settings(jobs=False).budget, "default")
     assert said["root"] == said["output_root"] == (str(here), "default")
     assert said["input_root"] == (str(here / "in"), "FALCONIMG_INPUT_ROOT")
     assert said["cache_dir"] == (f"{here}/in/falconimg-cache-{os.geteuid()}", "default")
     assert {name: entry["default"] for name, entry in table.items()} == words
     text = cli("config", cwd=here, **variables).stdout.decode()
-    assert f"FALCONIMG_MEMORY = {Settings().budget}\n" in text
+    assert f"FALCONIMG_MEMORY = {Settings(jobs=False).budget}\n" in text
     assert "(default: half of all, over the workers)\n" in text
     assert f"FALCONIMG_INPUT_ROOT = {here}/in\n    the same for inputs alone (FALCONIMG_INPUT_ROOT)\n" in text
     assert "FALCONIMG_MAX_SIDE = 16384\n    pixels of a picture's side (default)\n" in text

@@ -116,6 +116,7 @@ def test_no_secret_is_in_the_environment_of_a_container() -> None:
 LINTERS = {
     "Dockerfile": ["hadolint", "deploy/Dockerfile"],
     "compose": ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml"],
+    "compose of jobs": ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.jobs.yaml"],
     "Kubernetes": ["kubernetes-validate", "--strict", "deploy/kubernetes.yaml"],
     "workflows": ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml",
                   ".github/workflows/release.yml"],

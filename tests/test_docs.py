@@ -15,7 +15,7 @@ import pytest
 from falconimg import operations, request
 from falconimg.app import create_app
 from falconimg.cli import INTERRUPTED, Refused
-from falconimg.resources import ROUTES
+from falconimg.resources import JOB_ROUTES, ROUTES
 from falconimg.settings import Settings
 from tests.tables import END, README, ROOT, TABLES, pages, table
 
@@ -32,12 +32,22 @@ def test_the_table_of_routes_has_each_method_of_each_route() -> None:
         method = ""
         for name in re.findall(r"`([^`]+)`", cells[0]):
             method, path = name.split() if " " in name else (method, name)
-            said.add((method, re.sub("PATH$", "{path:path}", path)))
+            said.add((method, re.sub("PATH$", "{path:path}", path).replace("/ID", "/{id_}")))
     parts_of_pages = {"/page/{name}", "/docs/{name}"}
     assert said == {
         (method, path)
-        for path, resource in ROUTES.items()
+        for path, resource in (ROUTES | JOB_ROUTES).items()
         if path not in parts_of_pages
+        for method in ("GET", "POST", "DELETE")
+        if hasattr(resource, f"on_{method.lower()}")
+    }
+
+
+def test_the_page_of_jobs_has_each_of_their_routes() -> None:
+    said = {tuple(cells[0].strip("`").replace("/ID", "/{id_}").split()) for cells in _rows("jobs.md", "request")}
+    assert said == {
+        (method, path)
+        for path, resource in JOB_ROUTES.items()
         for method in ("GET", "POST", "DELETE")
         if hasattr(resource, f"on_{method.lower()}")
     }

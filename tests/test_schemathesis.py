@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from falconimg import openapi
+from falconimg.jobs.ledger import Item, Ledger
 from falconimg.settings import Settings
 from falconimg.stores.memory import Memory
 from tests.conftest import Serve, encoded, noise
@@ -34,6 +36,10 @@ CHECKS = [
 ]
 POSTS = ["/v1/process", "/items/"]
 SINGLES = [("POST", "/v1/image"), ("GET", "/v1/image/{path}"), ("POST", "/v1/info"), ("GET", "/v1/info/{path}")]
+JOBS = [
+    ("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("GET", "/v1/jobs/{id_}"), ("DELETE", "/v1/jobs/{id_}"),
+    ("GET", "/v1/jobs/{id_}/events"), ("POST", "/v1/jobs/{id_}/retry"),
+]  # fmt: skip
 STEPS = ["resize=0.5", "split", "blur=3", "crop=3x2+1+1", "flip=h", "gray", "tile=4", "rotate=90"]
 GETS = ["/", "/livez", "/readyz", "/metrics", "/openapi.json"]
 
@@ -68,9 +74,10 @@ def asked(
     count: int,
     *checks: Any,
     shape: Callable[[schemathesis.Case[Any], int], None] = name,
+    **chosen: Any,
 ) -> Counter[int]:
     """How many requests of a route got which status, each answer as the document says."""
-    server = serve(Memory({"in/a.png": PICTURE}), max_images=3, max_outputs=20, max_pixels=10**5)
+    server = serve(Memory({"in/a.png": PICTURE}), max_images=3, max_outputs=20, max_pixels=10**5, **chosen)
 
     def whole(environ: Any, start: Any) -> list[bytes]:
         chunks: Any = server.app(environ, start)
@@ -145,7 +152,27 @@ def test_what_is_not_of_the_schema_for_a_single_picture_is_refused_as_it_says(
     assert made[422] > 5
 
 
+@pytest.mark.parametrize(("method", "path"), JOBS)
+def test_an_answer_about_jobs_is_one_that_the_schema_describes(
+    method: str, path: str, serve: Serve, tmp_path: Path, long: bool
+) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    ledger = Ledger(url)
+    id_, _ = ledger.submit({}, [Item(0, {"input": "in/a.png", "output": "b.png"}, "", None, ())], "d")
+    ledger.cancel(id_)  # whose events end
+    ledger.close()
+
+    def ask(case: schemathesis.Case[Any], number: int) -> None:
+        name(case, number)
+        if case.path_parameters and number % 2:
+            case.path_parameters["id_"] = id_
+
+    mode, count = GenerationMode.POSITIVE, 1_000 if long else 30
+    made = asked(serve, method, path, mode, count, shape=ask, jobs=True, ledger=url)
+    assert len(made) > 1 or (method, path) == ("GET", "/v1/jobs")
+
+
 def test_every_route_of_the_document_is_asked() -> None:
-    paths = openapi.document(Settings())["paths"]
+    paths = openapi.document(Settings(ledger="sqlite:////jobs.db"))["paths"]
     routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert routes == {*SINGLES, *(("POST", path) for path in POSTS), *(("GET", path) for path in GETS)}
+    assert routes == {*JOBS, *SINGLES, *(("POST", path) for path in POSTS), *(("GET", path) for path in GETS)}

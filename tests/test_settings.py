@@ -97,8 +97,9 @@ def test_the_roots_default_to_the_root(tmp_path: Path) -> None:
 
 def test_the_budget_is_half_of_the_memory_over_the_workers_unless_set() -> None:
     assert Settings(memory=10**7).budget == 10**7
-    assert Settings(workers=1).budget == limits().memory // 2
-    assert Settings(workers=3).budget == limits().memory // 2 // 3
+    assert Settings(workers=1, jobs=False).budget == limits().memory // 2
+    assert Settings(workers=3, jobs=False).budget == limits().memory // 2 // 3
+    assert Settings(workers=3, ledger="sqlite:////jobs.db", job_workers=2).budget == limits().memory // 2 // 5
 
 
 def test_what_a_server_goes_by_has_its_directories_absolute_and_its_bytes_counted(
@@ -107,7 +108,7 @@ def test_what_a_server_goes_by_has_its_directories_absolute_and_its_bytes_counte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "link").symlink_to("in")
-    found = Settings(input_root=Path("link"), workers=3).effective()
+    found = Settings(input_root=Path("link"), workers=3, jobs=False).effective()
     assert (found.root, found.input_root, found.output_root) == (tmp_path, tmp_path / "in", tmp_path)
     assert found.memory == limits().memory // 2 // 3
     assert found.roots == found.effective().roots

@@ -203,6 +203,111 @@ def serve(more: tuple[str, ...]) -> None:
     server.run()
 
 
+SERVER = click.option(
+    "--url", metavar="URL", help="The server's address; that of FALCONIMG_BIND unless told otherwise."
+)
+
+
+@main.group(
+    short_help="Put batches on record, and see what becomes of them.",
+    epilog="""\b
+Examples:
+  falconimg jobs submit request.json --watch
+  falconimg jobs submit request.json --key nightly-2026-11-30
+  falconimg jobs list --state running
+  falconimg jobs status 01a22db5ac09cafeb863a5f42955705c | jq .images""",
+)
+def jobs() -> None:
+    """Ask a running server to make batches later, and what became of them.
+
+    A token is taken from FALCONIMG_TOKEN. Exit codes: 0 all is well, 1 images failed or were cancelled, or the server
+    does not answer, 2 the request is wrong.
+    """
+
+
+@jobs.command()
+@click.argument("request", type=click.Path(allow_dash=True))
+@click.option("--key", metavar="KEY", help="Idempotency-Key: with the same one the same request is one job.")
+@click.option("--watch", is_flag=True, help="Stay until it ends, as `watch` does.")
+@SERVER
+def submit(request: str, key: str | None, watch: bool, url: str | None) -> None:
+    """Put the request in a file (- is standard input) on record and print the job's id."""
+    from falconimg.cli.jobs import Client
+
+    client = Client(url, environment())
+    id_ = client.submit(request, key)
+    out(f"{id_}\n")
+    if watch:
+        sys.exit(client.watch(id_))
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@SERVER
+def status(id_: str, url: str | None) -> None:
+    """Print a job and all of its images as JSON."""
+    from falconimg.cli.jobs import Client
+
+    Client(url, environment()).status(id_)
+
+
+@jobs.command("list")
+@click.option("--state", help="Only those that are queued, running, done, partial, failed or cancelled.")
+@SERVER
+def list_(state: str | None, url: str | None) -> None:
+    """Print the jobs, the newest first, a line each."""
+    from falconimg.cli.jobs import Client
+
+    Client(url, environment()).list(state)
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@SERVER
+def watch(id_: str, url: str | None) -> None:
+    """Show a job's progress until it ends."""
+    from falconimg.cli.jobs import Client
+
+    sys.exit(Client(url, environment()).watch(id_))
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@SERVER
+def cancel(id_: str, url: str | None) -> None:
+    """End what is not begun of a job; what runs finishes."""
+    from falconimg.cli.jobs import Client
+
+    Client(url, environment()).cancel(id_)
+
+
+@jobs.command()
+@click.argument("id_", metavar="ID")
+@SERVER
+def retry(id_: str, url: str | None) -> None:
+    """Have the failed images of a job made again."""
+    from falconimg.cli.jobs import Client
+
+    Client(url, environment()).retry(id_)
+
+
+@main.command(
+    short_help="Make the images of jobs.",
+    epilog="""\b
+Example:
+  FALCONIMG_LEDGER=postgresql+psycopg://falconimg@db/falconimg falconimg worker""",
+)
+@click.option("--parent", type=int, hidden=True, help="End when this process is no longer the parent.")
+def worker(parent: int | None) -> None:
+    """Make the images of the jobs of FALCONIMG_LEDGER, until it is told to stop.
+
+    The server starts FALCONIMG_JOB_WORKERS of these itself.
+    """
+    from falconimg.cli.worker import run
+
+    run(environment(), parent)
+
+
 @main.command(
     short_help="Say whether all is well.",
     epilog="""\b

@@ -33,9 +33,9 @@ class _Unix(HTTPConnection):
 
 def ask(url: str | None, settings: Settings) -> int:
     """Ask `/readyz` below that address, say what the server says, and give the exit code: 0 if it is ready, else 1."""
-    connection, path, where = _reached(url, settings)
+    connection, path, where = reached(url, settings)
     try:
-        connection.request("GET", path)
+        connection.request("GET", f"{path}/readyz")
         answer = connection.getresponse()
         said = answer.read(MOST)
     except (OSError, HTTPException) as error:
@@ -50,8 +50,8 @@ def ask(url: str | None, settings: Settings) -> int:
     return 0
 
 
-def _reached(url: str | None, settings: Settings) -> tuple[HTTPConnection, str, str]:
-    """The server's connection, the path to ask for, and the server's address in words."""
+def reached(url: str | None, settings: Settings) -> tuple[HTTPConnection, str, str]:
+    """The server's connection, the path of its root without the last slash, and its address in words."""
     is_socket = url is None and settings.bind.startswith("unix:")
     if url is None:
         host, _, port = settings.bind.rpartition(":")
@@ -59,9 +59,9 @@ def _reached(url: str | None, settings: Settings) -> tuple[HTTPConnection, str, 
     try:
         parts = urlsplit(url)
         if is_socket:
-            return _Unix(settings.bind.removeprefix("unix:")), f"{parts.path}/readyz", settings.bind
+            return _Unix(settings.bind.removeprefix("unix:")), parts.path, settings.bind
         kind = {"http": HTTPConnection, "https": HTTPSConnection}[parts.scheme]
-        return kind(parts.hostname or "", parts.port, timeout=SECONDS), f"{parts.path.rstrip('/')}/readyz", url
+        return kind(parts.hostname or "", parts.port, timeout=SECONDS), parts.path.rstrip("/"), url
     except (KeyError, ValueError):
         raise Refused(f"expected an address like http://127.0.0.1:8888, came {url[:100]!a}") from None
 

@@ -1,5 +1,6 @@
 /** The page: pictures come in, one recipe is applied to all of them, results go out. */
 import { bytes, button, find, h, plural, save, say } from "./dom.js";
+import { Jobs } from "./jobs.js";
 import { Recipe } from "./recipe.js";
 import { Picture } from "./results.js";
 import { Registry } from "./schema.js";
@@ -22,6 +23,7 @@ const { quality, background, metadata, precise } = openapi.components.schemas.Pr
 const options = { quality, background, metadata, precise };
 const recipe = new Recipe(registry, options, about.formats, { size: sizeAfter, frame: draw }, run);
 find("version").textContent = about.version;
+const jobs = openapi.paths["/v1/jobs"] && new Jobs(server);
 
 function run() {
   for (const picture of pictures) picture.run(recipe.steps, recipe.output);
@@ -152,6 +154,7 @@ find("unlock").addEventListener("submit", (event) => {
   find("unlock").hidden = true;
   find("token").value = "";
   run();
+  jobs?.look();
 });
 
 const holdsFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");

@@ -54,6 +54,11 @@ export class Server {
     return (await this.#ask(path)).json();
   }
 
+  /** @param {string} method @param {string} path */
+  async send(method, path) {
+    return (await this.#ask(path, { method })).json();
+  }
+
   /** @param {Blob} file @param {string[]} steps @param {Record<string, any>} options @param {AbortSignal} [signal] */
   async #image(file, steps, options, signal) {
     const body = new FormData();

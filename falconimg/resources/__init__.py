@@ -1,4 +1,4 @@
-"""One class for each URL, a file for each noun; the table ROUTES is at the foot."""
+"""One class for each URL, a file for each noun; the tables of routes are at the foot."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from falconimg.resources.base import Resource
 from falconimg.resources.batch import Items, Process
 from falconimg.resources.image import Addressed, Uploaded
 from falconimg.resources.information import AddressedInfo, UploadedInfo
+from falconimg.resources.jobs import Events, Job, Jobs, OfJobs, Retry
 from falconimg.resources.page import Home, Page
 
-__all__ = ["ROUTES", "Resource"]
+__all__ = ["JOB_ROUTES", "ROUTES", "Resource"]
 
 ROUTES: dict[str, type[Resource]] = {
     "/": Home,
@@ -29,4 +30,10 @@ ROUTES: dict[str, type[Resource]] = {
     "/health": Alive,
     "/readyz": Ready,
     "/metrics": Metrics,
+}
+JOB_ROUTES: dict[str, type[OfJobs]] = {  # where FALCONIMG_JOBS is on
+    "/v1/jobs": Jobs,
+    "/v1/jobs/{id_}": Job,
+    "/v1/jobs/{id_}/events": Events,
+    "/v1/jobs/{id_}/retry": Retry,
 }

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import falcon
 from gunicorn.http.errors import ParseException
 
 from falconimg import request
 from falconimg.errors import BodyTooLarge, IncompleteBody, WrongMediaType
-from falconimg.job import Job
 from falconimg.openapi import JSON
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
+
+Read = TypeVar("Read")
 
 
 class Resource:
@@ -28,9 +29,9 @@ class Resource:
         self.settings, self.pipeline = settings, pipeline
 
     def job(
-        self, req: falcon.Request, reader: Callable[[Any, Settings, Store, int], Job], held: ExitStack
-    ) -> tuple[bytes, Job]:
-        """The body and the job that it describes; `held` gets what is to be given back once the job is done with."""
+        self, req: falcon.Request, reader: Callable[[Any, Settings, Store, int], Read], held: ExitStack
+    ) -> tuple[bytes, Read]:
+        """The body and what a reader makes of it; `held` gets what is to be given back once that is done with."""
         # one without a type is refused as well: a page of elsewhere could send it unasked
         media_type = req.content_type or ""
         if not _is_json(media_type):

@@ -30,6 +30,7 @@ class Page(Resource):
     files: ClassVar = {
         "app.js": JAVASCRIPT,
         "dom.js": JAVASCRIPT,
+        "jobs.js": JAVASCRIPT,
         "recipe.js": JAVASCRIPT,
         "results.js": JAVASCRIPT,
         "schema.js": JAVASCRIPT,

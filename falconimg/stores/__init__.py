@@ -67,6 +67,13 @@ class Store(Protocol):
             BadName, OutsideRoot, NotWritten: as `publish`; the last where the disk does not say
         """
 
+    def digest(self, path: str) -> str | None:
+        """The SHA-256 of a result that is there, in hexadecimal digits; None if there is no regular file.
+
+        Raises:
+            BadName, OutsideRoot, NotWritten: as `exists`
+        """
+
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """Put all files in place, each atomically, directories made as needed.
 

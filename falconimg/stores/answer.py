@@ -69,6 +69,10 @@ class Answer:
         """See Store."""
         return False
 
+    def digest(self, path: str) -> str | None:
+        """See Store."""
+        return None
+
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """See Store; names are unique by the job."""
         with self._lock, _room():

@@ -229,15 +229,22 @@ class Files:
 
     def exists(self, path: str) -> bool:
         """See Store."""
+        return bool(self._of_result(path, lambda parent, name: os.stat(name, dir_fd=parent, follow_symlinks=False)))
+
+    def digest(self, path: str) -> str | None:
+        """See Store."""
+        return self._of_result(path, _digest)
+
+    def _of_result(self, path: str, look: Callable[[int, bytes], Looked]) -> Looked | None:
+        """What `look` finds in an output's directory at its name, if there is something."""
         folder, name = _split(in_turn(self._output.below, path))
         try:
             with _closing(self._descend(self._output.handle, folder)) as parent:
-                os.stat(name, dir_fd=parent, follow_symlinks=False)
+                return look(parent, name)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         except OSError as error:
             raise _refusal(error, path) from error
-        return True
 
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """See Store."""
@@ -486,6 +493,16 @@ def _started(pid: int) -> str:
     except OSError as error:
         return "" if error.errno == errno.ESRCH else "0"
     return "0"
+
+
+def _digest(parent: int, name: bytes) -> str | None:
+    if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        return None
+    digest = hashlib.sha256()
+    with _closing(os.open(name, _READ, dir_fd=parent)) as handle:
+        while piece := os.read(handle, 1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _temporary_name() -> bytes:

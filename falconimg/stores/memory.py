@@ -76,6 +76,11 @@ class Memory:
         with self._lock:
             return name in self._files or self._is_directory(name)
 
+    def digest(self, path: str) -> str | None:
+        """See Store."""
+        data = self.files.get(in_turn(self.below_root, path))
+        return None if data is None else hashlib.sha256(data).hexdigest()
+
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """See Store."""
         names = [in_turn(self.below_root, file.path) for file in files]

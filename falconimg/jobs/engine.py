@@ -1,0 +1,110 @@
+"""Celery as the engine: it brings a bell's sound to a worker, on whichever machine; the ledger says what is to be done.
+
+Two functions are all that it is for: `ring` tells that an item waits, and a task claims the next item and has it made.
+What is lost on the way, with the broker or its data, delays: `Keeper.sweep` rings again. Nothing is ever read from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from falconimg import log
+from falconimg.errors import SettingsProblem
+from falconimg.jobs.ledger import Ledger
+from falconimg.jobs.worker import Keeper, Ring, make
+from falconimg.pipeline import Pipeline
+from falconimg.settings import Settings
+from falconimg.stores import Store
+
+QUEUE = TASK = "falconimg"
+CONNECT_SECONDS = 2.0
+"""How long a request waits for a broker that does not answer; its items are told of later."""
+VISIBLE_SECONDS = 2 * 3600
+"""Redis: how long a task may run until it is taken for lost though its worker lives; longer than any image takes."""
+
+
+def bell(settings: Settings) -> Ring | None:
+    """What tells the engine of an item; None where there is no engine, and workers look by themselves.
+
+    Raises:
+        SettingsProblem: there is to be one, and it is not installed
+    """
+    if not settings.broker:
+        return None
+    task = _application(settings).tasks[TASK]
+
+    def ring(job: str, number: int) -> bool:
+        try:
+            task.apply_async((job, number), retry=False)
+        except Exception as error:  # noqa: BLE001  (each broker has its own; the sweeper rings again)
+            log.logger.warning("bell_not_rung", job=job, index=number, detail=str(error)[:200])
+            return False
+        return True
+
+    return ring
+
+
+def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
+    """Be a worker of Celery's until SIGTERM: `pool` processes, each of which makes an image at a time."""
+    from celery import signals  # type: ignore[import-untyped]
+
+    app = _application(settings)
+    alone = replace(settings, pool=1, memory=settings.budget // settings.pool)
+    ring = bell(settings)
+
+    def begin(**_: Any) -> None:
+        pipeline, ledger = Pipeline(alone, store(alone)), Ledger(settings.ledger_url)
+        keeper = Keeper(alone, ledger, ring)
+        keeper.start()
+        app.station = pipeline, ledger, keeper
+
+    signals.worker_process_init.connect(begin, weak=False)
+    app.worker_main(
+        ["--quiet", "worker", f"--concurrency={settings.pool}", "--pool=prefork", "--without-gossip",
+         "--without-mingle",
+         "--without-heartbeat", f"--loglevel={settings.log_level}", f"--hostname=falconimg-{os.getpid()}@%h"]
+    )  # fmt: skip
+
+
+@cache
+def _application(settings: Settings) -> Any:
+    """Celery's application, one a process; its `station` is what tasks work with."""
+    try:
+        from celery import Celery
+    except ImportError:
+        raise SettingsProblem("FALCONIMG_BROKER: expected falconimg[celery] to be installed, came none") from None
+    app = Celery(TASK, broker=settings.broker, set_as_current=False)
+    redis = {"visibility_timeout": VISIBLE_SECONDS, "unacked_restore_interval": 2, "unacked_restore_throttle": 1}
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # the fence sees to it
+        broker_connection_timeout=CONNECT_SECONDS,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=redis if settings.broker.startswith("redis") else {"confirm_publish": True},
+    )
+
+    @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
+    def made(_job: str, _number: int) -> None:
+        """Make the next item, whichever it is: the ledger knows which goes first."""
+        pipeline, ledger, keeper = app.station
+        for claim in ledger.claim(1, settings.lease_seconds):
+            keeper.hold([claim])
+            try:
+                make(claim, pipeline, ledger)
+            finally:
+                keeper.let_go(claim)
+        if pipeline.hangs:
+            os._exit(1)  # another process takes its place
+
+    return app

@@ -1,0 +1,61 @@
+"""A job's document becomes what is on record of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from falconimg import request
+from falconimg.errors import ImageProblem
+from falconimg.jobs import webhooks
+from falconimg.jobs.ledger import PRIORITIES, Item, Ledger
+from falconimg.settings import Settings
+from falconimg.stores import Store
+
+OURS = ("images", "glob", *request.OF_JOBS)
+"""Keys of a job's document that a single image's is without."""
+
+
+def submit(
+    value: Any, settings: Settings, store: Store, ledger: Ledger, size: int = 0, key: str | None = None
+) -> tuple[str, bool]:
+    """Put the job of this document on record; its id, and whether it is new.
+
+    Raises:
+        InvalidRequest, Forbidden: with the places that are wrong
+        WrongKey, JobConflict, LedgerProblem: as Ledger.submit
+    """
+    job, names = request.submitted(value, settings, store, size)
+    webhook = value.get("webhook")
+    if webhook is not None:
+        webhooks.check(webhook, settings)
+    outputs: dict[int, list[str]] = {}
+    for name, index in names.items():
+        outputs.setdefault(index, []).append(name)
+    items = []
+    for image in job.images:
+        place = int(image.pointer.rpartition("/")[2])
+        document = {**value["images"][place], "input": image.input}
+        identity = _identity(image.input, settings, store)
+        items.append(Item(place, document, image.below, identity, outputs.get(image.index, ())))
+    shared = {name: each for name, each in value.items() if name not in OURS}
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return ledger.submit(shared, items, digest, key, PRIORITIES[value.get("priority", "normal")], webhook)
+
+
+def retry(id_: str, settings: Settings, store: Store, ledger: Ledger) -> dict[str, Any]:
+    """Have the failed images of a job made again; raises UnknownJob, JobConflict, InvalidRequest and Forbidden."""
+    shared = ledger.document(id_)
+    names = {
+        number: request.single(image, shared, number, below, settings, store)[1]
+        for number, image, below in ledger.failed(id_)
+    }
+    return ledger.retry(id_, names)
+
+
+def _identity(path: str, settings: Settings, store: Store) -> str | None:
+    try:
+        return store.version(path, settings.max_file)
+    except ImageProblem:
+        return None  # said in its turn

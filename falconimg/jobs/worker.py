@@ -1,0 +1,171 @@
+"""The process that makes the images of jobs: it claims them as they come, renews its leases, and sweeps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from falconimg import log
+from falconimg.errors import LedgerProblem
+from falconimg.jobs import webhooks
+from falconimg.jobs.execution import run_claimed
+from falconimg.jobs.ledger import Claim, Ledger
+from falconimg.pipeline import Pipeline
+from falconimg.settings import Settings
+
+POLL_SECONDS = 0.2
+"""How often an idle process looks for work."""
+SWEEP_SECONDS = 2.0
+"""How often leases that are over are looked for: with the lease's length, how long an image lies after its worker."""
+SEND_SECONDS = 1.0
+"""How often messages to webhooks are looked for."""
+RING_SECONDS = 5.0
+"""How long an item may be pending before its bell is rung again; twice as long after each further time."""
+RINGS = 500
+"""Bells that one sweep rings."""
+DAY = 86400.0
+
+Ring = Callable[[str, int], bool]
+"""Tells an engine of an item: job, number; False if it could not be told."""
+
+
+class Keeper:
+    """What goes on beside the images: leases are renewed, those that are over are swept, webhooks are told.
+
+    Where an engine brings the work, `ring` tells it of an item; a bell that was not heard is rung again.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, ring: Ring | None = None) -> None:
+        self.settings, self.ledger, self.ring = settings, ledger, ring
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, int, int], Claim] = {}
+
+    def start(self) -> None:
+        """Begin; `close` ends it."""
+        for seconds, what in (
+            (self.settings.lease_seconds / 3, self._renew), (SWEEP_SECONDS, self.sweep), (SEND_SECONDS, self._send),
+        ):  # fmt: skip
+            threading.Thread(target=self._repeat, args=[seconds, what], daemon=True).start()
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        self._ended.set()
+
+    def hold(self, claims: Iterable[Claim]) -> None:
+        """Renew their leases from now on."""
+        with self._lock:
+            self._held.update({claim.key: claim for claim in claims})
+
+    def let_go(self, claim: Claim) -> None:
+        """Renew its lease no more."""
+        with self._lock:
+            self._held.pop(claim.key, None)
+
+    def sweep(self) -> None:
+        """Once: leases that are over, bells that were not heard, jobs that ended long ago."""
+        for job, number, became in self.ledger.expire(self.settings.job_attempts):
+            log.logger.warning("lease_over", job=job, index=number, became=became)
+        if self.ring:
+            ring_unheard(self.ledger, self.ring)
+        self.ledger.forget(time.time() - DAY * self.settings.job_days)
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = list(self._held.values())
+        if held:
+            self.ledger.renew(held, self.settings.lease_seconds)
+
+    def _send(self) -> None:
+        while messages := self.ledger.messages(1, webhooks.SECONDS):
+            webhooks.send(messages[0], self.ledger, self.settings)
+
+    def _repeat(self, seconds: float, what: Callable[[], None]) -> None:
+        while not self._ended.wait(seconds):
+            try:
+                what()
+            except LedgerProblem as problem:
+                log.logger.error("ledger", detail=problem.detail)
+            except Exception:  # noqa: BLE001  (it is tried again; without it leases would end)
+                log.logger.exception("unforeseen", what=what.__name__)
+
+
+def ring_unheard(ledger: Ledger, ring: Ring) -> None:
+    """Ring for items that nobody was told of, or too long ago; not for all of many at once."""
+    for job, number in ledger.unheard(RINGS, RING_SECONDS):
+        if not ring(job, number):
+            return
+
+
+class Worker:
+    """Claims items of the ledger for the process's pipeline until it is told to stop; no engine is needed."""
+
+    def __init__(self, pipeline: Pipeline, ledger: Ledger) -> None:
+        self.pipeline, self.ledger, self.settings = pipeline, ledger, pipeline.settings
+        self.keeper = Keeper(self.settings, ledger)
+        self.width = self.settings.pool + 2  # those that are made, and two that are ready for their turn
+        self._threads = ThreadPoolExecutor(self.width, "job")
+        self._stopping = threading.Event()
+        self._free = threading.Event()  # an image has ended
+        self._lock = threading.RLock()  # a future that is done already calls back at once
+        self._running: dict[Future[None], Claim] = {}
+        self._alone = False  # whether an image is made that may end the process
+
+    def stop(self) -> None:
+        """Claim no more; safe to call from a signal's handler."""
+        self._stopping.set()
+        self._free.set()
+
+    def run(self) -> None:
+        """Make images until `stop`, or a step of one does not return; what runs then ends first."""
+        self.keeper.start()
+        while not self._stopping.is_set() and not self.pipeline.hangs:
+            self._free.clear()
+            if not self._claimed():
+                self._free.wait(POLL_SECONDS)
+        with self._lock:
+            waiting = [claim for future, claim in self._running.items() if future.cancel()]
+        self.ledger.give_back(waiting)
+        end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
+        while self._running and time.monotonic() < end:
+            time.sleep(0.01)
+        self.keeper.close()
+        self._threads.shutdown(wait=False)
+
+    def _claimed(self) -> bool:
+        """Whether there was something to do, and room for it."""
+        try:
+            free = 0 if self._alone else self.width - len(self._running)
+            claims = self.ledger.claim(free, self.settings.lease_seconds, idle=not self._running)
+        except LedgerProblem as problem:
+            log.logger.error("ledger", detail=problem.detail)
+            self._stopping.wait(1)
+            return False
+        self.keeper.hold(claims)
+        with self._lock:
+            self._alone = any(claim.attempts > 1 for claim in claims)
+            for claim in claims:
+                future = self._threads.submit(make, claim, self.pipeline, self.ledger)
+                self._running[future] = claim
+                future.add_done_callback(self._end)
+        return bool(claims)
+
+    def _end(self, future: Future[None]) -> None:
+        with self._lock:
+            claim = self._running.pop(future)
+            self._alone = False
+        self.keeper.let_go(claim)
+        self._free.set()
+
+
+def make(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> None:
+    """Make a claimed image; what keeps it from being reported leaves it to the next attempt, when its lease is over."""
+    try:
+        if not run_claimed(claim, pipeline, ledger):
+            log.logger.warning("image_lost", job=claim.job, index=claim.number)
+    except LedgerProblem as problem:
+        log.logger.error("image_not_reported", job=claim.job, index=claim.number, detail=problem.detail)
+    except Exception:  # noqa: BLE001  (its lease ends)
+        log.logger.exception("image_not_reported", job=claim.job, index=claim.number)

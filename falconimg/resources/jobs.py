@@ -1,0 +1,198 @@
+"""Jobs: POST and GET /v1/jobs, and each of them at its id."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import falcon
+
+from falconimg import parameters
+from falconimg.errors import InvalidRequest, LedgerProblem, Place
+from falconimg.jobs import engine, submission
+from falconimg.jobs.ledger import OPEN, Ledger
+from falconimg.jobs.worker import ring_unheard
+from falconimg.openapi import EVENTS, JOB_STATES, NDJSON
+from falconimg.pipeline import Pipeline
+from falconimg.resources.base import Closing, Resource
+from falconimg.schema import came
+from falconimg.settings import Settings
+
+KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
+PAGE = 100
+"""Images or jobs of an answer, unless `limit` says otherwise."""
+MOST = 1000
+LOOK_SECONDS = 0.25
+"""How often a ledger is looked at for who follows events."""
+FOLLOW_SECONDS = 30.0
+"""How long an answer follows events; then the client asks again from where it was."""
+ALIVE_SECONDS = 5.0
+"""How often a line says that the connection is still there."""
+
+
+class OfJobs(Resource):
+    """What each of these is given besides: the ledger of its process."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, ledger: Ledger) -> None:
+        super().__init__(settings, pipeline)
+        self.ledger = ledger
+        self.ring = engine.bell(settings)
+
+    def tell(self) -> None:
+        """Have the engine, if there is one, know that something waits; a sweeper does where this fails."""
+        if self.ring:
+            with suppress(LedgerProblem):
+                ring_unheard(self.ledger, self.ring)
+
+
+class Jobs(OfJobs):
+    """POST /v1/jobs: put a job on record. GET: the newest."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer once it is on record: 202, and where it is."""
+        key = req.get_header("Idempotency-Key")
+        if key is not None and not KEY.fullmatch(key):
+            raise InvalidRequest(f"expected an Idempotency-Key of 1 to 255 visible ASCII characters, came {came(key)}")
+
+        def submit(value: Any, settings: Settings, store: Any, size: int) -> tuple[str, bool]:
+            return submission.submit(value, settings, store, self.ledger, size, key)
+
+        with ExitStack() as held:
+            _, (id_, _) = self.job(req, submit, held)
+        self.tell()
+        resp.status = falcon.HTTP_202
+        resp.set_header("Location", f"{req.root_path}/v1/jobs/{id_}")
+        resp.media = self.ledger.job(id_)
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with a page of them, the newest first."""
+        asked = _asked(req, "state", "before", "limit")
+        state = asked.get("state")
+        if state is not None and state not in JOB_STATES:
+            raise _wrong("state", f"one of {', '.join(JOB_STATES)}", state)
+        limit = _whole(asked, "limit", PAGE, 1, MOST)
+        jobs = self.ledger.jobs(state, asked.get("before"), limit)
+        resp.media = {"jobs": jobs, "next": jobs[-1]["id"] if len(jobs) == limit else None}
+
+
+class Job(OfJobs):
+    """GET /v1/jobs/ID: what became of it so far. DELETE: what is not begun will not be."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
+        """Answer with its state and a page of its images."""
+        asked = _asked(req, "after", "limit")
+        job = self.ledger.job(id_)
+        after = _whole(asked, "after", -1, -1, job["total"] - 1)
+        limit = _whole(asked, "limit", PAGE, 0, MOST)
+        images = self.ledger.images(id_, after, limit)
+        more = images and images[-1]["index"] < job["total"] - 1
+        resp.media = {**job, "images": images, "next": images[-1]["index"] if more else None}
+        resp.set_header("Cache-Control", "no-store")
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
+        """Cancel it; what runs finishes."""
+        _asked(req)
+        resp.media = self.ledger.cancel(id_)
+
+
+class Retry(OfJobs):
+    """POST /v1/jobs/ID/retry: the failed images again."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
+        """Put them on record again."""
+        _asked(req)
+        resp.status = falcon.HTTP_202
+        resp.media = submission.retry(id_, self.settings, self.pipeline.store, self.ledger)
+        self.tell()
+
+
+class Events(OfJobs):
+    """GET /v1/jobs/ID/events: what happens to it, from any event on, as lines of JSON or as Server-Sent Events.
+
+    The answer ends with the job, or after a while: then it is asked for again with the last `seq`, as browsers do.
+    Those who follow have a thread each; when half of all do, a further one gets what there is.
+    """
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, ledger: Ledger) -> None:
+        super().__init__(settings, pipeline, ledger)
+        self.places = threading.BoundedSemaphore(max(1, settings.threads // 2))
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
+        """Answer with the events behind `after` (or Last-Event-ID), and those that come."""
+        asked = _asked(req, "after")
+        if (last := req.get_header("Last-Event-ID")) is not None:
+            asked.setdefault("after", last)
+        after = _whole(asked, "after", 0, 0, self.ledger.job(id_)["events"])
+        lines = req.client_prefers((NDJSON, EVENTS)) != EVENTS
+        resp.content_type = NDJSON if lines else EVENTS
+        resp.set_header("Cache-Control", "no-store")
+        follows = self.places.acquire(blocking=False)
+        found = self._found(id_, after, follows)
+        resp.stream = Closing(
+            (_line(each) if lines else _event(each) for each in found), self.places.release if follows else _nothing
+        )
+
+    def _found(self, id_: str, after: int, follows: bool) -> Iterator[dict[str, Any] | None]:
+        """The events; None where nothing happened for a while."""
+        end = time.monotonic() + FOLLOW_SECONDS
+        said = time.monotonic()
+        while True:
+            # what is on record of its state is no newer than the events that follow
+            open_ = self.ledger.job(id_)["state"] in OPEN
+            found = self.ledger.events(id_, after, MOST)
+            for each in found:
+                yield each
+                after, said = each["seq"], time.monotonic()
+            if len(found) == MOST:
+                continue
+            if not (open_ and follows) or time.monotonic() > end or self.pipeline.stopping:
+                return
+            if time.monotonic() > said + ALIVE_SECONDS:
+                yield None
+                said = time.monotonic()
+            time.sleep(LOOK_SECONDS)
+
+
+def _line(each: dict[str, Any] | None) -> bytes:
+    return json.dumps(each).encode() + b"\n" if each else b"\n"
+
+
+def _event(each: dict[str, Any] | None) -> bytes:
+    """As the HTML standard has it, 9.2; a colon begins a comment."""
+    if each is None:
+        return b":\n\n"
+    return f"id: {each['seq']}\nevent: {each['kind']}\nretry: 1000\ndata: {json.dumps(each)}\n\n".encode()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _asked(req: falcon.Request, *known: str) -> dict[str, str]:
+    """The query's parameters, each once and none but these."""
+    found: dict[str, str] = {}
+    for name, value in parameters.pairs(req.query_string):
+        if name not in known:
+            raise InvalidRequest(f"expected the parameters {', '.join(known) or 'none'}, came {came(name)}")
+        if name in found:
+            raise _wrong(name, "it once", "it again")
+        found[name] = value
+    return found
+
+
+def _whole(asked: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = asked.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+        raise _wrong(name, f"a whole number from {least} to {most}", text)
+    return int(text)
+
+
+def _wrong(name: str, expected: str, value: str) -> InvalidRequest:
+    return InvalidRequest("The request is not valid", [Place(f"/{name}", f"expected {expected}, came {came(value)}")])

@@ -1,0 +1,134 @@
+"""Jobs by Celery: the broker only wakes; what it loses is late, not lost."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falconimg.errors import SettingsProblem
+from falconimg.jobs import engine
+from falconimg.jobs.worker import Keeper
+from falconimg.settings import Settings
+from tests import chaos, services
+from tests.conftest import noise
+from tests.serving import serving, write
+from tests.test_jobs_server import check, ended, submit
+
+BROKERS = {"rabbitmq": "amqp://guest:guest@127.0.0.1:{}//", "redis": "redis://127.0.0.1:{}/0"}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with services.postgresql(tmp_path_factory.mktemp("postgresql")) as service:
+        yield services.database(service)
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Service]:
+    with getattr(services, request.param)(tmp_path_factory.mktemp(request.param)) as service:
+        service.environ["URL"] = BROKERS[request.param].format(service.port)
+        yield service
+
+
+def test_without_a_broker_there_is_no_bell() -> None:
+    assert engine.bell(Settings()) is None
+
+
+def test_a_broker_that_is_not_there_only_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = engine.bell(Settings(broker="redis://127.0.0.1:1/0"))
+    assert ring is not None
+    begun = time.monotonic()
+    assert ring("job", 0) is False
+    assert time.monotonic() - begun < 10
+
+
+def test_a_broker_without_its_client_is_a_setting_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "celery", None)
+    with pytest.raises(SettingsProblem, match=r"falconimg\[celery\]"):
+        engine.bell(Settings(broker="redis://127.0.0.1:2/0"))
+
+
+@pytest.mark.servers
+def test_the_engine_makes_what_is_submitted(tmp_path: Path, broker: services.Service, database: str) -> None:
+    images = [{**write(tmp_path, "a.png", noise(60, 60)), "output": f"out/{n}.png"} for n in range(30)]
+    chosen = {"jobs": "on", "ledger": database, "broker": broker.environ["URL"], "lease_seconds": "2"}
+    with serving(tmp_path, workers="1", **chosen) as server:
+        job = ended(server, submit(server, images, "split"))
+        check(tmp_path, job)
+        assert (job["state"], job["done"]) == ("done", 30)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.servers
+def test_a_broker_s_death_and_the_loss_of_its_data_only_delay(
+    tmp_path: Path, broker: services.Service, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [{**write(tmp_path, "a.png", noise(500, 500)), "output": f"out/{n}.png"} for n in range(60)]
+    chosen = {"jobs": "on", "ledger": database, "broker": broker.environ["URL"], "lease_seconds": "2"}
+    with serving(tmp_path, workers="1", **chosen) as server:
+        first = submit(server, images, "resize=2", "split")
+        server.wait_for(lambda: server.ask("GET", f"/v1/jobs/{first}?limit=0")[1]["done"] > 3)
+        broker.kill()
+        later = [{"input": "a.png", "output": f"later/{n}.png"} for n in range(3)]
+        second = submit(server, later)  # it is taken though nobody can be woken
+        for path in broker.root.iterdir():
+            if path.name not in ("log", "rabbitmq.conf"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        broker.start()
+        for id_, count in ((first, 60), (second, 3)):
+            job = ended(server, id_)
+            check(tmp_path, job)
+            assert (job["state"], job["done"]) == ("done", count)
+
+
+@pytest.mark.servers
+def test_random_kills_lose_double_and_tear_nothing(
+    tmp_path: Path, broker: services.Service, database: str, long: bool
+) -> None:
+    settings: dict[str, Any] = {"FALCONIMG_LEDGER": database, "FALCONIMG_BROKER": broker.environ["URL"]}
+    settings["FALCONIMG_JOB_WORKERS"] = "1"
+    over = threading.Event()
+
+    def kill_broker() -> None:
+        while not over.wait(4):
+            broker.kill()
+            broker.start()
+
+    killing = threading.Thread(target=kill_broker)
+    killing.start()
+    try:
+        found = chaos.run(tmp_path, 24 if long else 4, 20 if long else 4, 40 if long else 10, seed=11, **settings)
+    finally:
+        over.set()
+        killing.join(services.SECONDS)
+    assert found.faults == []
+    assert found.checked == found.images
+
+
+def test_a_bell_that_was_not_heard_is_rung_again(tmp_path: Path) -> None:
+    from falconimg.jobs.ledger import Item, Ledger
+
+    ledger = Ledger(f"sqlite:///{tmp_path}/jobs.db")
+    id_, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", None, ()) for n in range(3)], "d")
+    rung: list[tuple[str, int]] = []
+
+    def ring(job: str, number: int) -> bool:
+        rung.append((job, number))
+        return True
+
+    keeper = Keeper(Settings(), ledger, ring)
+    keeper.sweep()
+    assert rung == [(id_, 0), (id_, 1), (id_, 2)]
+    keeper.sweep()
+    assert len(rung) == 3  # not yet again
+    for _ in range(2):
+        assert ledger.unheard(10, 0) != []
+    ledger.claim(2, 60)
+    assert ledger.unheard(10, 0) == [(id_, 2)]
+    ledger.close()

@@ -1,0 +1,306 @@
+"""Jobs by the real server: its processes are killed, frozen and stopped, and nothing is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import noise
+from tests.serving import SECONDS, Server, read, serving, write
+
+LEASE = 1.0
+# What is done to the processes that make images: loaded by Python's own sitecustomize before anything of theirs.
+CUSTOM = """
+import os, signal, sys, time
+if "worker" in sys.orig_argv:
+    import falconimg.jobs.execution as execution, falconimg.jobs.ledger as ledger, falconimg.jobs.worker as worker
+    from falconimg.stores.files import Files
+
+    def once():
+        try:
+            os.close(os.open("happened", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+    def die():
+        if once():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(owner, name, what, only=lambda *_: True):
+        real = getattr(owner, name)
+        def wrapped(*arguments, **more):
+            if only(*arguments):
+                what()
+            return real(*arguments, **more)
+        setattr(owner, name, wrapped)
+
+    def after(owner, name, what):
+        real = getattr(owner, name)
+        def wrapped(*arguments, **more):
+            result = real(*arguments, **more)
+            what()
+            return result
+        setattr(owner, name, wrapped)
+"""
+CRASHES = {
+    "after the claim": "before(worker, 'run_claimed', die)",
+    "after reading": "after(execution.Fenced, 'read', die)",
+    "before it is recorded what comes": "before(ledger.Ledger, 'about_to_publish', die)",
+    "before the files are written": "after(ledger.Ledger, 'about_to_publish', die)",
+    "with a file half written": "real = os.write\n"
+    "    def half(handle, data):\n"
+    "        if len(data) > 2000 and once():\n"
+    "            real(handle, data[: len(data) // 2])\n"
+    "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    "        return real(handle, data)\n"
+    "    os.write = half",
+    "before the first is in place": "before(os, 'rename', die); before(os, 'link', die)",
+    "between two": "seen = []\n"
+    "    before(os, 'link', die, lambda *_: seen.append(1) or len(seen) == 3)\n"
+    "    before(os, 'rename', die, lambda *_: seen.append(1) or len(seen) == 3)",
+    "before the end is recorded": "before(ledger.Ledger, 'end', die)",
+    "while the end is recorded": "before(ledger, '_end_if_all_have', die)",
+    "after the end is recorded": "after(ledger.Ledger, 'end', die)",
+}
+
+
+@contextmanager
+def jobs(root: Path, custom: str = "", **settings: str) -> Iterator[Server]:
+    """A server with jobs; `custom` is done in the processes that make the images."""
+    (root / "site").mkdir(exist_ok=True)
+    (root / "site/sitecustomize.py").write_text(CUSTOM + f"    {custom or 'pass'}\n")
+    chosen = {"jobs": "on", "ledger": str(root / "jobs.db"), "lease_seconds": str(LEASE), "workers": "1", **settings}
+    path = os.pathsep.join(filter(None, [str(root / "site"), os.environ.get("PYTHONPATH", "")]))
+    with serving(root, ("env", f"PYTHONPATH={path}"), **chosen) as server:
+        yield server
+
+
+def submit(server: Server, images: list[dict[str, Any]], *operations: str, **more: Any) -> str:
+    status, answer, _ = server.ask("POST", "/v1/jobs", {"images": images, "operations": operations, **more})
+    assert status == 202, answer
+    return str(answer["id"])
+
+
+def shown(server: Server, id_: str) -> dict[str, Any]:
+    found: dict[str, Any] = server.ask("GET", f"/v1/jobs/{id_}?limit=1000")[1]
+    return found
+
+
+def ended(server: Server, id_: str) -> dict[str, Any]:
+    server.wait_for(lambda: shown(server, id_)["ended"])
+    return shown(server, id_)
+
+
+def events(server: Server, id_: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.ask("GET", f"/v1/jobs/{id_}/events")[1].splitlines() if line]
+
+
+def makers(server: Server) -> list[int]:
+    """The processes that make images."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"\0--parent\0{server.process.pid}\0".encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def check(root: Path, job: dict[str, Any]) -> None:
+    """Each output is there, and is the one that is reported."""
+    for image in job["images"]:
+        for output in image["outputs"]:
+            data = (root / output["path"]).read_bytes()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (output["bytes"], output["sha256"])
+
+
+def test_the_one_command_answers_and_makes(tmp_path: Path) -> None:
+    image = write(tmp_path, "a.png", picture := noise(40, 60))
+    with jobs(tmp_path) as server:
+        job = ended(server, submit(server, [image], "flip=h"))
+        check(tmp_path, job)
+        assert job["state"] == "done"
+        assert (read(tmp_path / "out/a.png") == picture[:, ::-1]).all()
+        assert len(makers(server)) == 1
+        [pid] = makers(server)
+    assert not Path(f"/proc/{pid}").exists()  # it ended with the server
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES)
+def test_a_worker_that_is_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path, crash: str) -> None:
+    image = write(tmp_path, "a.png", noise(80, 80))
+    with jobs(tmp_path, crash, job_workers="2") as server:
+        id_ = submit(server, [image], "split", if_exists="error")
+        job = ended(server, id_)
+        assert (tmp_path / "happened").exists()
+        assert [each["kind"] for each in events(server, id_)] == ["queued", "image", "ended"]
+        assert job["state"] == "done", job
+        assert len(job["images"][0]["outputs"]) == 4
+        check(tmp_path, job)
+        if crash != CRASHES["after the end is recorded"]:
+            assert job["ended"] - job["begun"] < LEASE + 2 + 3  # the lease, a sweep, and making it on a busy machine
+
+
+def test_a_picture_that_kills_its_worker_ends_as_poison_and_the_others_are_made(tmp_path: Path) -> None:
+    images = [write(tmp_path, name, noise(8, 8)) for name in ("a.png", "poison.png", "z.png")]
+    kill = "lambda: os.kill(os.getpid(), signal.SIGKILL)"
+    custom = f"before(execution.Fenced, 'read', {kill}, lambda self, path, _: 'poison' in path)"
+    with jobs(tmp_path, custom, job_attempts="2", job_workers="2") as server:
+        job = ended(server, submit(server, images))
+    assert (job["state"], job["done"], job["failed"]) == ("partial", 2, 1)
+    assert job["images"][1]["error"]["type"] == "/problems/poison"
+
+
+def test_a_frozen_worker_that_wakes_late_reports_nothing(tmp_path: Path) -> None:
+    image = write(tmp_path, "a.png", noise(40, 40))
+    # the first to come this far stops before it looks at its fence
+    custom = "before(ledger.Ledger, 'about_to_publish', lambda: once() and os.kill(os.getpid(), signal.SIGSTOP))"
+    with jobs(tmp_path, custom, job_workers="2") as server:
+        id_ = submit(server, [image], "split")
+        job = ended(server, id_)
+        check(tmp_path, job)
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+        stopped = [pid for pid in makers(server) if "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()]
+        assert len(stopped) == 1
+        os.kill(stopped[0], signal.SIGCONT)
+        server.wait_for(lambda: "image_lost" in server.log)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+        assert [each["kind"] for each in events(server, id_)] == ["queued", "image", "ended"]
+        assert shown(server, id_) == job
+
+
+def test_what_is_answered_is_on_record_though_the_server_is_killed_at_once(tmp_path: Path) -> None:
+    image = write(tmp_path, "a.png", noise(8, 8))
+    answered: dict[str, str] = {}
+    for turn in range(4):
+        with jobs(tmp_path, job_workers="0") as server:
+            server.process.send_signal(signal.SIGSTOP)  # gunicorn's master: it replaces nobody
+            for n in range(5):
+                key = f"{turn}-{n}"
+                body = {"images": [{"input": "a.png", "output": f"out/{key}.png"}]}
+                answered[key] = server.ask("POST", "/v1/jobs", body, Idempotency_Key=key)[1]["id"]
+            for pid in server.workers():
+                os.kill(pid, signal.SIGKILL)
+            server.process.kill()
+    with jobs(tmp_path) as server:
+        for key, id_ in answered.items():
+            body = {"images": [{"input": "a.png", "output": f"out/{key}.png"}]}
+            assert server.ask("POST", "/v1/jobs", body, Idempotency_Key=key)[1]["id"] == id_
+            assert ended(server, id_)["state"] == "done"
+            assert (tmp_path / f"out/{key}.png").exists()
+    assert image
+
+
+def test_a_stop_lets_what_runs_finish_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    images = [{**write(tmp_path, "a.png", noise(300, 300)), "output": f"out/{n}.png"} for n in range(60)]
+    with jobs(tmp_path) as server:
+        id_ = submit(server, images, "resize=3")
+        server.wait_for(lambda: shown(server, id_)["done"] > 2)
+        begun = time.monotonic()
+        server.process.terminate()
+        server.process.wait(SECONDS)
+        assert time.monotonic() - begun < 20
+    with jobs(tmp_path) as server:
+        job = shown(server, id_)
+        assert job["state"] == "running"
+        assert all(each["status"] in ("done", "pending", "running") for each in job["images"])
+        job = ended(server, id_)
+        assert (job["state"], job["done"]) == ("done", 60)
+        check(tmp_path, job)
+    assert [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")] == []
+
+
+def test_a_killed_worker_is_replaced_and_ends_with_a_killed_server(tmp_path: Path) -> None:
+    with jobs(tmp_path) as server:
+        server.wait_for(lambda: makers(server))
+        [first] = makers(server)
+        time.sleep(5)  # what dies at once is not started again at once
+        os.kill(first, signal.SIGKILL)
+        server.wait_for(lambda: makers(server) not in ([], [first]))
+        [second] = makers(server)
+        workers = server.workers()
+        server.process.kill()
+        server.wait_for(lambda: not Path(f"/proc/{second}").exists())
+        for pid in workers:
+            server.wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_reload_takes_settings_anew_and_loses_nothing(tmp_path: Path) -> None:
+    images = [{**write(tmp_path, "a.png", noise(200, 200)), "output": f"out/{n}.png"} for n in range(40)]
+    with jobs(tmp_path) as server:
+        id_ = submit(server, images, "resize=3")
+        server.wait_for(lambda: shown(server, id_)["done"] > 2)
+        [old] = makers(server)
+        server.process.send_signal(signal.SIGHUP)
+        job = ended(server, id_)
+        assert (job["state"], job["done"]) == ("done", 40)
+        server.wait_for(lambda: makers(server) not in ([], [old]))
+
+
+def test_servers_of_two_versions_of_the_ledger_do_not_share_one(tmp_path: Path) -> None:
+    with jobs(tmp_path):
+        pass
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        connection.execute("UPDATE ledger SET version = 99")
+    environ = {
+        **os.environ, "FALCONIMG_ROOT": str(tmp_path), "FALCONIMG_LEDGER": str(tmp_path / "jobs.db"),
+        "FALCONIMG_JOBS": "on",
+    }  # fmt: skip
+    for command in (
+        ["-m", "gunicorn", "-c", "python:falconimg.gunicorn_conf"],
+        ["-c", "from falconimg.cli import main; main()", "worker"],
+    ):
+        result = subprocess.run(
+            [sys.executable, *command], env=environ, capture_output=True, text=True, timeout=SECONDS
+        )
+        assert result.returncode in (1, 2)
+        assert "FALCONIMG_LEDGER: expected a ledger of version 1, came one of version 99" in result.stderr
+
+
+def test_the_command_line_submits_watches_and_retries(tmp_path: Path) -> None:
+    images = [write(tmp_path, "a.png", noise(8, 8)), {"input": "later.png", "output": "out/later.png"}]
+    (tmp_path / "request.json").write_text(json.dumps({"images": images}))
+    with jobs(tmp_path) as server:
+
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-c", "from falconimg.cli import main; main()", "jobs", *words]
+            environ = {**os.environ, "FALCONIMG_BIND": f"127.0.0.1:{server.port}"}
+            return subprocess.run(
+                command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=SECONDS
+            )  # fmt: skip
+
+        first = run("submit", "request.json", "--key", "k", "--watch")
+        id_ = first.stdout.strip()
+        assert first.returncode == 1
+        assert "later.png: there is no such file" in first.stderr
+        assert first.stderr.endswith("falconimg: partial: 1 done, 1 failed of 2\n")
+        assert run("submit", "request.json", "--key", "k").stdout.strip() == id_
+        assert id_ in run("list", "--state", "partial").stdout
+        write(tmp_path, "later.png", noise(8, 8))
+        assert run("retry", id_).returncode == 0
+        watched = run("watch", id_)
+        assert (watched.returncode, watched.stderr) == (0, "falconimg: done: 2 done of 2\n")
+        assert [each["status"] for each in json.loads(run("status", id_).stdout)["images"]] == ["done", "done"]
+        assert run("cancel", id_).returncode == 0
+        unknown = run("status", "nix")
+        assert (unknown.returncode, "no such job" in unknown.stderr) == (2, True)
+        wrong = run("submit", "nix.json")
+        assert (wrong.returncode, wrong.stderr) == (2, "falconimg: nix.json: No such file or directory\n")
+        (tmp_path / "wrong.json").write_text('{"images": 1}')
+        assert "/images: " in run("submit", "wrong.json").stderr
+    gone = run("list")
+    assert (gone.returncode, "no answer" in gone.stderr) == (1, True)

@@ -1,0 +1,522 @@
+"""The ledger: what is on record, and who may change it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
+from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, PRIORITIES, Claim, Item, Ledger
+from tests import services
+
+Open = Callable[[], Ledger]
+DONE = {"input": "a.png", "status": "done", "ms": 1.0, "outputs": []}
+FAILED = {"input": "a.png", "status": "failed", "ms": 1.0, "outputs": []}
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database."""
+    with services.postgresql(tmp_path_factory.mktemp("postgresql")) as service:
+        yield services.database(service)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the one ledger, as another process would."""
+    ledgers: list[Ledger] = []
+    url = f"sqlite:///{tmp_path}/below/jobs.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql")
+
+    def open_() -> Ledger:
+        ledgers.append(Ledger(url))
+        return ledgers[-1]
+
+    yield open_
+    if request.param == "postgresql" and ledgers:
+        META.drop_all(ledgers[0].engine)
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.fixture
+def in_file(tmp_path: Path) -> Iterator[Ledger]:
+    """One in a file."""
+    ledger = Ledger(f"sqlite:///{tmp_path}/jobs.db")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def ledger(opened: Open) -> Ledger:
+    return opened()
+
+
+def items(count: int, *outputs: str) -> list[Item]:
+    """So many images, the first of which has these outputs."""
+    return [
+        Item(n, {"input": f"{n}.png", "output": f"out/{n}.png"}, "", "1-2", outputs if n == 0 else ())
+        for n in range(count)
+    ]
+
+
+def submitted(ledger: Ledger, count: int = 1, *outputs: str, **more: Any) -> str:
+    document = {"operations": ["split"], **more.pop("document", {})}
+    id_, new = ledger.submit(document, items(count, *outputs), more.pop("digest", "d"), **more)
+    assert new
+    return id_
+
+
+def claimed(ledger: Ledger, most: int = 1, seconds: float = 60) -> list[Claim]:
+    return ledger.claim(most, seconds)
+
+
+def kinds(ledger: Ledger, job: str) -> list[str]:
+    return [event["kind"] for event in ledger.events(job, 0, 1000)]
+
+
+# Submitting
+
+
+def test_a_job_is_queued_with_its_images_until_they_are_claimed(ledger: Ledger) -> None:
+    before = time.time()
+    job = submitted(ledger, 3, priority=PRIORITIES["high"])
+    shown = ledger.job(job)
+    assert before <= shown.pop("created") <= time.time()
+    assert shown == {
+        "id": job, "state": "queued", "priority": "high", "total": 3, "done": 0, "failed": 0, "skipped": 0,
+        "cancelled": 0, "begun": None, "ended": None, "events": 1,
+    }  # fmt: skip
+    assert ledger.images(job, 0, 10) == [
+        {"index": n, "input": f"{n}.png", "status": "pending", "ms": 0.0, "outputs": []} for n in (1, 2)
+    ]
+    [event] = ledger.events(job, 0, 10)
+    assert (event["seq"], event["kind"], event["total"]) == (1, "queued", 3)
+
+
+def test_a_key_and_its_body_are_one_job_and_another_body_is_refused(ledger: Ledger) -> None:
+    first = submitted(ledger, key="k", digest="one")
+    assert ledger.submit({}, items(1), "one", "k") == (first, False)
+    with pytest.raises(WrongKey, match=first):
+        ledger.submit({}, items(1), "two", "k")
+    assert len(ledger.jobs(None, None, 10)) == 1
+    assert submitted(ledger, digest="one") != first  # without a key each is another
+
+
+def test_one_key_that_is_sent_by_many_at_once_is_one_job(opened: Open) -> None:
+    found: list[str] = []
+    ledgers = [opened() for _ in range(4)]
+
+    def submit(ledger: Ledger) -> None:
+        found.extend(ledger.submit({}, items(5), "d", f"k{n}")[0] for n in range(20))
+
+    run(submit, ledgers)
+    assert len(found) == 80
+    assert len(set(found)) == 20
+    assert len(ledgers[0].jobs(None, None, 1000)) == 20
+
+
+def test_an_open_jobs_output_is_refused_and_named_and_free_once_its_image_has_ended(ledger: Ledger) -> None:
+    first = submitted(ledger, 1, "/out/a.png")
+    with pytest.raises(JobConflict, match=f"/out/a.png, which is job {first}'s"):
+        ledger.submit({}, items(1, "/out/b.png", "/out/a.png"), "d")
+    assert [job["id"] for job in ledger.jobs(None, None, 10)] == [first]
+    [claim] = claimed(ledger)
+    assert ledger.end(claim, "done", DONE)
+    submitted(ledger, 1, "/out/a.png")
+
+
+def test_many_outputs_are_looked_at(ledger: Ledger) -> None:
+    submitted(ledger, 1, *(f"/out/{n}" for n in range(70_000)))
+    with pytest.raises(JobConflict, match="/out/69999"):
+        submitted(ledger, 1, *(f"/out/{n}" for n in range(69_999, 140_000)))
+
+
+def test_a_full_ledger_takes_no_job_and_keeps_what_it_has(in_file: Ledger) -> None:
+    ledger = in_file
+    job = submitted(ledger)
+    with ledger.engine.connect() as connection:
+        pages = connection.scalar(text("PRAGMA page_count"))
+        connection.execute(text(f"PRAGMA max_page_count = {pages + 2}"))
+        connection.commit()
+    with pytest.raises(LedgerProblem, match=r"database or disk is full\Z"):
+        ledger.submit({}, items(10_000), "d")
+    assert [each["id"] for each in ledger.jobs(None, None, 10)] == [job]
+
+
+def test_a_ledger_of_another_version_is_refused(opened: Open) -> None:
+    ledger = opened()
+    with ledger.engine.begin() as connection:
+        connection.execute(update(LEDGER).values(version=99))
+    with pytest.raises(
+        SettingsProblem, match="FALCONIMG_LEDGER: expected a ledger of version 1, came one of version 99"
+    ):
+        opened()
+
+
+@pytest.mark.parametrize("where", ["file", "directory"])
+def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "jobs.db"
+    if where == "file":
+        path.write_bytes(b"this is no database" * 100)
+    else:
+        path.mkdir()
+    with pytest.raises(
+        SettingsProblem, match=r"FALCONIMG_LEDGER: expected .*, or FALCONIMG_JOBS=off, came .*jobs\.db: "
+    ):
+        Ledger(f"sqlite:///{path}")
+
+
+def test_what_is_recorded_is_on_the_disk_and_read_while_it_is_written(in_file: Ledger) -> None:
+    with in_file.engine.connect() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(text("PRAGMA synchronous")) == 2  # FULL
+        assert connection.scalar(text("PRAGMA busy_timeout")) == 15_000
+
+
+# Claiming and ending
+
+
+def test_items_are_claimed_by_priority_then_age_then_number(ledger: Ledger) -> None:
+    low, first, second, high = (
+        submitted(ledger, 2, priority=PRIORITIES[name]) for name in ("low", "normal", "normal", "high")
+    )
+    order = [(claim.job, claim.number) for _ in range(4) for claim in claimed(ledger, 2)]
+    assert order == [(job, number) for job in (high, first, second, low) for number in (0, 1)]
+    assert claimed(ledger) == []
+
+
+def test_a_claim_has_all_that_it_takes(ledger: Ledger) -> None:
+    job = submitted(ledger, 2, document={"quality": 7})
+    [claim] = claimed(ledger)
+    assert claim == Claim(
+        job,
+        0,
+        1,
+        1,
+        0,
+        {"operations": ["split"], "quality": 7},
+        {"input": "0.png", "output": "out/0.png"},
+        "",
+        "1-2",
+        {},
+    )
+    shown = ledger.job(job)
+    assert (shown["state"], shown["begun"] is None) == ("running", False)
+    assert [each["status"] for each in ledger.images(job, -1, 10)] == ["running", "pending"]
+
+
+def test_the_last_image_ends_its_job(ledger: Ledger) -> None:
+    job = submitted(ledger, 2)
+    first, second = claimed(ledger, 2)
+    assert ledger.end(second, "done", DONE)
+    assert ledger.job(job)["state"] == "running"
+    assert ledger.end(first, "failed", FAILED)
+    shown = ledger.job(job)
+    assert (shown["state"], shown["done"], shown["failed"], shown["ended"] is None) == ("partial", 1, 1, False)
+    events = ledger.events(job, 0, 10)
+    assert [(event["seq"], event["kind"], event.get("index")) for event in events] == [
+        (1, "queued", None), (2, "image", 1), (3, "image", 0), (4, "ended", None),
+    ]  # fmt: skip
+    assert ledger.events(job, 3, 10) == events[3:]
+    assert ledger.events(job, 1, 2) == events[1:3]
+
+
+@pytest.mark.parametrize(
+    ("ends", "state"),
+    [
+        (["done", "done"], "done"),
+        (["done", "skipped"], "done"),
+        (["skipped", "skipped"], "done"),
+        (["failed", "failed"], "failed"),
+        (["failed", "skipped"], "partial"),
+    ],
+)
+def test_a_job_comes_to_what_its_images_come_to(ledger: Ledger, ends: list[str], state: str) -> None:
+    job = submitted(ledger, len(ends))
+    for end in ends:
+        assert ledger.end(claimed(ledger)[0], end, DONE)
+    assert ledger.job(job)["state"] == state
+
+
+def test_who_comes_back_after_the_lease_reports_and_publishes_nothing(ledger: Ledger) -> None:
+    job = submitted(ledger)
+    [late] = claimed(ledger, seconds=0)
+    time.sleep(0.001)
+    assert ledger.expire(3) == [(job, 0, "pending")]
+    assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"})  # nobody has it
+    [now] = claimed(ledger)
+    assert (now.fence, now.attempts) == (2, 2)
+    assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"})
+    assert not ledger.end(late, "failed", FAILED)
+    ledger.renew([late], 0)
+    ledger.give_back([late])
+    assert ledger.about_to_publish(now, {"a": "1"}, {"a": "/a"})
+    assert ledger.end(now, "done", DONE)
+    assert not ledger.end(now, "failed", FAILED)  # once
+    assert kinds(ledger, job) == ["queued", "image", "ended"]
+    assert ledger.job(job)["done"] == 1
+
+
+def test_a_renewed_lease_is_not_over(ledger: Ledger) -> None:
+    submitted(ledger)
+    [claim] = claimed(ledger, seconds=0)
+    ledger.renew([claim], 60)
+    assert ledger.expire(3) == []
+    assert ledger.end(claim, "done", DONE)
+
+
+def test_what_ends_its_worker_again_and_again_is_poison(ledger: Ledger) -> None:
+    job = submitted(ledger, 2)
+    for attempt in (1, 2):
+        [claim] = claimed(ledger, seconds=0)
+        assert (claim.number, claim.attempts) == (0, attempt)
+        time.sleep(0.001)
+        assert ledger.expire(2) == [(job, 0, "pending" if attempt == 1 else "failed")]
+    poison = ledger.images(job, -1, 1)[0]
+    assert (poison["status"], poison["error"]["type"]) == ("failed", "/problems/poison")
+    assert poison["error"]["detail"] == "expected an end of 2 attempts (FALCONIMG_JOB_ATTEMPTS), came none"
+    [other] = claimed(ledger)
+    assert ledger.end(other, "done", DONE)
+    assert ledger.job(job)["state"] == "partial"
+
+
+def test_what_may_have_ended_its_worker_is_made_alone_by_one_that_is_idle(ledger: Ledger) -> None:
+    job = submitted(ledger, 4)
+    claimed(ledger, 2, seconds=0)
+    time.sleep(0.001)
+    assert len(ledger.expire(3)) == 2
+    assert ledger.claim(4, 60, idle=False) == []  # it gets nothing else either, and so will be idle
+    [first] = ledger.claim(4, 60)
+    [second] = ledger.claim(4, 60)
+    assert [(claim.number, claim.attempts) for claim in (first, second)] == [(0, 2), (1, 2)]
+    assert [claim.number for claim in ledger.claim(4, 60, idle=False)] == [2, 3]
+    assert ledger.job(job)["state"] == "running"
+
+
+def test_what_is_given_back_was_no_attempt(ledger: Ledger) -> None:
+    submitted(ledger)
+    ledger.give_back(claimed(ledger))
+    [again] = claimed(ledger)
+    assert (again.attempts, again.fence) == (1, 2)
+
+
+def test_a_failure_ends_a_job_that_stops_on_errors_and_leaves_what_runs(ledger: Ledger) -> None:
+    job = submitted(ledger, 4, document={"on_error": "stop"})
+    first, second = claimed(ledger, 2)
+    ledger.end(first, "failed", FAILED)
+    assert claimed(ledger) == []
+    assert ledger.job(job)["state"] == "running"
+    ledger.end(second, "done", DONE)
+    shown = ledger.job(job)
+    assert (shown["state"], shown["done"], shown["failed"], shown["skipped"]) == ("partial", 1, 1, 2)
+    left = ledger.images(job, 1, 10)
+    assert [(each["status"], each["notes"][0]["pointer"]) for each in left] == [
+        ("skipped", "/images/2"), ("skipped", "/images/3"),
+    ]  # fmt: skip
+
+
+def test_names_that_the_picture_decides_are_claimed_in_their_turn(ledger: Ledger) -> None:
+    submitted(ledger, 1, "/out/a")
+    submitted(ledger)
+    one, two = claimed(ledger, 2)
+    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, {"a": "/out/a", "b": "/out/b"})
+    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, {"a": "/out/a", "b": "/out/b"})  # it is its own
+    with pytest.raises(JobConflict, match=f"b: expected a path that no open job has, came one of {one.job}"):
+        ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"})
+    ledger.end(one, "done", DONE)
+    assert ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"})
+
+
+def test_what_was_about_to_be_published_is_known_to_the_next_attempt(ledger: Ledger) -> None:
+    submitted(ledger)
+    [claim] = claimed(ledger, seconds=0)
+    ledger.about_to_publish(claim, {"a": "1"}, {"a": "/a"})
+    time.sleep(0.001)
+    ledger.expire(3)
+    assert claimed(ledger)[0].hashes == {"a": "1"}
+
+
+def test_many_claimers_have_each_item_once(opened: Open) -> None:
+    ledgers = [opened() for _ in range(4)]
+    jobs = [submitted(ledgers[0], 50) for _ in range(4)]
+    found: list[tuple[str, int, int]] = []
+
+    def work(ledger: Ledger) -> None:
+        while claims := ledger.claim(3, 60):
+            for claim in claims:
+                found.append((claim.job, claim.number, claim.fence))
+                assert ledger.end(claim, "done", DONE)
+
+    run(work, ledgers)
+    assert sorted(found) == [(job, number, 1) for job in sorted(jobs) for number in range(50)]
+    for job in jobs:
+        assert ledgers[0].job(job)["state"] == "done"
+        assert [event["seq"] for event in ledgers[0].events(job, 0, 1000)] == list(range(1, 53))
+
+
+def test_an_image_has_one_event_that_ends_it(ledger: Ledger) -> None:
+    job = submitted(ledger)
+    ledger.end(claimed(ledger)[0], "done", DONE)
+    again = {"job": job, "seq": 99, "kind": "image", "number": 0, "round": 0, "at": 0.0, "body": "{}"}
+    with ledger.engine.connect() as connection, pytest.raises(IntegrityError):
+        connection.execute(insert(EVENT), again)
+
+
+# Changing one's mind
+
+
+def test_a_cancelled_job_ends_with_what_runs(ledger: Ledger) -> None:
+    job = submitted(ledger, 3, "/out/shared")
+    [claim] = claimed(ledger)
+    assert ledger.cancel(job)["cancelled"] == 2
+    assert ledger.job(job)["state"] == "running"
+    assert claimed(ledger) == []
+    assert ledger.end(claim, "done", DONE)
+    assert ledger.job(job)["state"] == "cancelled"
+    assert ledger.cancel(job)["state"] == "cancelled"  # again is the same
+    assert kinds(ledger, job) == ["queued", "image", "image", "image", "ended"]
+
+
+def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
+    job = submitted(ledger, 1, "/out/a")
+    shown = ledger.cancel(job)
+    assert (shown["state"], shown["cancelled"]) == ("cancelled", 1)
+    submitted(ledger, 1, "/out/a")
+
+
+def test_a_retry_makes_the_failed_images_again_and_no_other(ledger: Ledger) -> None:
+    job = submitted(ledger, 3)
+    for end in ("done", "failed", "failed"):
+        ledger.end(claimed(ledger)[0], end, DONE)
+    assert [number for number, _, _ in ledger.failed(job)] == [1, 2]
+    shown = ledger.retry(job, {1: ["/out/1"], 2: ["/out/2"]})
+    assert (shown["state"], shown["done"], shown["failed"], shown["ended"]) == ("queued", 1, 0, None)
+    with pytest.raises(JobConflict):
+        submitted(ledger, 1, "/out/2")
+    again = claimed(ledger, 5)
+    assert [(claim.number, claim.attempts) for claim in again] == [(1, 1), (2, 1)]
+    for claim in again:
+        ledger.end(claim, "done", DONE)
+    assert ledger.job(job)["state"] == "done"
+    assert kinds(ledger, job) == ["queued", "image", "image", "image", "ended", "retried", "image", "image", "ended"]
+
+
+def test_a_retry_that_is_in_the_way_is_refused(ledger: Ledger) -> None:
+    job = submitted(ledger, 1, "/out/a")
+    with pytest.raises(JobConflict, match="came one that is queued"):
+        ledger.retry(job, {})
+    ledger.end(claimed(ledger)[0], "failed", FAILED)
+    other = submitted(ledger, 1, "/out/a")
+    with pytest.raises(JobConflict, match=f"/out/a, which is job {other}'s"):
+        ledger.retry(job, {0: ["/out/a"]})
+    assert ledger.job(job)["state"] == "failed"
+    ledger.end(claimed(ledger)[0], "done", DONE)
+    with pytest.raises(JobConflict, match="came one that is done"):
+        ledger.retry(other, {})
+
+
+# Asking
+
+
+def test_an_unknown_job_is_said_to_be_one(ledger: Ledger) -> None:
+    ask: list[Callable[[], Any]] = [
+        lambda: ledger.job("x"), lambda: ledger.images("x", 0, 1), lambda: ledger.events("x", 0, 1),
+        lambda: ledger.cancel("x"), lambda: ledger.retry("x", {}), lambda: ledger.failed("x"),
+        lambda: ledger.document("x"),
+    ]  # fmt: skip
+    for each in ask:
+        with pytest.raises(UnknownJob, match="came 'x'"):
+            each()
+
+
+def test_jobs_are_listed_from_the_newest_by_pages_and_states(ledger: Ledger) -> None:
+    made = []
+    for _ in range(5):
+        made.append(submitted(ledger))
+        time.sleep(0.002)  # ids are in order from one millisecond to the next
+    ledger.cancel(made[1])
+    assert [job["id"] for job in ledger.jobs(None, None, 3)] == made[:1:-1]
+    assert [job["id"] for job in ledger.jobs(None, made[2], 3)] == made[1::-1]
+    assert [job["id"] for job in ledger.jobs("cancelled", None, 3)] == [made[1]]
+
+
+def test_what_ended_long_ago_is_forgotten_wholly(ledger: Ledger) -> None:
+    old, open_ = submitted(ledger, 2, "/out/a", key="k"), submitted(ledger)
+    ledger.cancel(old)
+    assert ledger.forget(time.time() - 60) == 0
+    assert ledger.forget(time.time() + 60) == 1
+    assert [job["id"] for job in ledger.jobs(None, None, 10)] == [open_]
+    with ledger.engine.connect() as connection:
+        for table in (ITEM, EVENT, OUTPUT):
+            assert not connection.execute(select(table).where(table.c.job == old)).all()
+    submitted(ledger, key="k", digest="another")
+
+
+# Webhooks
+
+
+def test_events_are_a_message_until_they_have_arrived(ledger: Ledger) -> None:
+    job = submitted(ledger, webhook="https://example.com/")
+    submitted(ledger)  # without one
+    [message] = ledger.messages(10, 60)
+    assert (message.job, message.url, message.tries) == (job, "https://example.com/", 0)
+    assert [event["seq"] for event in message.events] == [1]
+    assert ledger.messages(10, 60) == []  # it is on its way
+    ledger.not_sent(message, 0)
+    ledger.end(claimed(ledger)[0], "done", DONE)
+    [again] = ledger.messages(10, 60)
+    assert (again.tries, [event["seq"] for event in again.events]) == (1, [1, 2, 3])
+    ledger.sent(again)
+    ledger.sent(message)  # one that was late says nothing new
+    assert ledger.messages(10, 60) == []
+
+
+def test_a_message_of_which_nothing_is_heard_is_sent_again(ledger: Ledger) -> None:
+    submitted(ledger, webhook="https://example.com/")
+    assert ledger.messages(10, 0)
+    time.sleep(0.001)
+    assert ledger.messages(10, 0)
+
+
+def test_what_is_given_up_is_not_sent_any_more(ledger: Ledger) -> None:
+    submitted(ledger, webhook="https://example.com/")
+    ledger.not_sent(ledger.messages(10, 60)[0], None)
+    assert ledger.messages(10, 0) == []
+
+
+def test_messages_are_of_limited_size(ledger: Ledger) -> None:
+    job = submitted(ledger, 150, webhook="https://example.com/")
+    ledger.cancel(job)
+    [first] = ledger.messages(10, 60)
+    assert len(first.events) == 100
+    ledger.sent(first)
+    [second] = ledger.messages(10, 60)
+    assert [event["seq"] for event in second.events] == list(range(101, 153))
+
+
+def run(what: Callable[[Ledger], None], ledgers: list[Ledger]) -> None:
+    """In a thread for each; what fails in one fails here."""
+    faults: list[BaseException] = []
+
+    def safe(ledger: Ledger) -> None:
+        try:
+            what(ledger)
+        except BaseException as error:
+            faults.append(error)
+            raise
+
+    threads = [threading.Thread(target=safe, args=[ledger]) for ledger in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not faults
