@@ -53,6 +53,16 @@ def test_the_page_of_jobs_has_each_of_their_routes() -> None:
     }
 
 
+def test_every_test_that_the_page_of_jobs_names_is_there() -> None:
+    there = {
+        name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    rows = list(_rows("jobs.md", "promise"))
+    named = [set(re.findall(r"`(test_\w+)`", cells[2])) for cells in rows]
+    assert all(named)
+    assert set().union(*named) <= there
+
+
 def test_the_table_of_keys_has_each_key_of_a_batch_and_where_it_may_be() -> None:
     schemas = request.schemas(Settings())
     places = {"request": "Process", "image": "Image", "rendition": "Rendition"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +19,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import noise
-from tests.serving import SECONDS, Server, read, serving, write
+from tests.serving import SECONDS, Server, free_port, read, serving, write
+from tests.test_webhooks import Receiver
 
 LEASE = 1.0
 # What is done to the processes that make images: loaded by Python's own sitecustomize before anything of theirs.
@@ -269,6 +272,38 @@ def test_servers_of_two_versions_of_the_ledger_do_not_share_one(tmp_path: Path) 
         )
         assert result.returncode in (1, 2)
         assert "FALCONIMG_LEDGER: expected a ledger of version 1, came one of version 99" in result.stderr
+
+
+def test_a_webhook_is_told_of_every_event_though_it_and_its_sender_die(tmp_path: Path) -> None:
+    images = [{**write(tmp_path, "a.png", noise(40, 40)), "output": f"out/{n}.png"} for n in range(20)]
+    key = "whsec_" + base64.b64encode(bytes(32)).decode()
+    chosen = {"webhook_key": key, "private_hosts": "127.0.0.1", "job_workers": "2"}
+    # what is sent arrives, but its sender dies before it knows
+    custom = (
+        "worker.webhooks.SECONDS = 2.0\n"
+        "    real = worker.webhooks._fault\n"
+        "    def fault(*arguments):\n"
+        "        found = real(*arguments)\n"
+        "        found or die()\n"
+        "        return found\n"
+        "    worker.webhooks._fault = fault"
+    )
+    port = free_port()
+    with jobs(tmp_path, custom, **chosen) as server:
+        id_ = submit(server, images, webhook=f"http://127.0.0.1:{port}/")  # nobody is there yet
+        ended(server, id_)
+        with Receiver(port) as receiver:
+            threading.Thread(target=receiver.serve_forever, args=[0.01], daemon=True).start()
+            receiver.statuses = [500]
+            want = set(range(1, 23))  # queued, twenty images, ended
+
+            def came() -> list[int]:
+                return [event["seq"] for _, body in receiver.came for event in json.loads(body)["events"]]
+
+            # refused, then taken by one whose sender died, then sent by another
+            server.wait_for(lambda: set(came()) == want and came().count(1) == 3)
+            assert (tmp_path / "happened").exists()
+            receiver.shutdown()
 
 
 def test_the_command_line_submits_watches_and_retries(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
-from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, PRIORITIES, Claim, Item, Ledger
+from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, PRIORITIES, Claim, Item, Ledger, _turns
 from tests import services
 
 Open = Callable[[], Ledger]
@@ -369,6 +369,15 @@ def test_an_image_has_one_event_that_ends_it(ledger: Ledger) -> None:
     again = {"job": job, "seq": 99, "kind": "image", "number": 0, "round": 0, "at": 0.0, "body": "{}"}
     with ledger.engine.connect() as connection, pytest.raises(IntegrityError):
         connection.execute(insert(EVENT), again)
+
+
+def test_a_claim_looks_at_no_more_than_it_takes(in_file: Ledger) -> None:
+    """However many are pending: the index has them in the order of their turns."""
+    submitted(in_file, 3)
+    statement = str(_turns(2).compile(in_file.engine, compile_kwargs={"literal_binds": True}))
+    with in_file.engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")]
+    assert plan == ["SEARCH item USING INDEX item_by_turn (state=?)"]
 
 
 # Changing one's mind

@@ -29,8 +29,8 @@ SETTINGS = Settings(webhook_key=KEY, private_hosts=("127.0.0.1", "localhost"))
 class Receiver(ThreadingHTTPServer):
     """One that keeps what arrives, and answers with the statuses that it is told, then with 204."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.came: list[tuple[dict[str, str], bytes]] = []
         self.statuses: list[int] = []
 

@@ -83,6 +83,7 @@ JOB = Table(
     Column("due", Float),  # when it is tried; never again where there is none
     Index("job_by_state", "state", "id"),
     Index("job_by_due", "due"),
+    Index("job_by_end", "ended"),
 )
 ITEM = Table(
     "item",
@@ -103,9 +104,9 @@ ITEM = Table(
     Column("rings", Integer, nullable=False, default=0),
     Column("hashes", Text),  # SHA-256 by path of what an execution was about to publish
     Column("outcome", Text),  # the report's part
-    Index("item_by_turn", "state", "priority", "job", "number"),
     Index("item_by_lease", "state", "lease"),
 )
+Index("item_by_turn", ITEM.c.state, ITEM.c.priority.desc(), ITEM.c.job, ITEM.c.number)  # as `_turns` orders them
 OUTPUT = Table(
     "output",
     META,
@@ -394,14 +395,15 @@ class Ledger:
 
     def forget(self, before: float) -> int:
         """Remove the jobs that ended before then; how many."""
+        old = select(JOB.c.id).where(JOB.c.ended < before).limit(CHUNK)
+        with self._reading() as connection:
+            if not connection.execute(old.limit(1)).first():
+                return 0
         with self._writing() as connection:
-            ids = connection.scalars(
-                select(JOB.c.id).where(JOB.c.ended < before, JOB.c.state.not_in(OPEN)).limit(CHUNK)
-            ).all()
-            if ids:
-                for table in (ITEM, EVENT, OUTPUT):
-                    connection.execute(delete(table).where(table.c.job.in_(ids)))
-                connection.execute(delete(JOB).where(JOB.c.id.in_(ids)))
+            ids = connection.scalars(old.with_for_update()).all()
+            for table in (ITEM, EVENT, OUTPUT):
+                connection.execute(delete(table).where(table.c.job.in_(ids)))
+            connection.execute(delete(JOB).where(JOB.c.id.in_(ids)))
         return len(ids)
 
     def messages(self, most: int, seconds: float) -> list[Message]:
