@@ -825,7 +825,7 @@ def test_config_says_what_a_server_goes_by_and_where_it_came_from(here: Path) ->
     assert {name: entry["default"] for name, entry in table.items()} == words
     text = cli("config", cwd=here, **variables).stdout.decode()
     assert f"FALCONIMG_MEMORY = {Settings(jobs=False).budget}\n" in text
-    assert "(default: half of all, over the workers)\n" in text
+    assert "(default: half of all, over workers and job workers)\n" in text
     assert f"FALCONIMG_INPUT_ROOT = {here}/in\n    the same for inputs alone (FALCONIMG_INPUT_ROOT)\n" in text
     assert "FALCONIMG_MAX_SIDE = 16384\n    pixels of a picture's side (default)\n" in text
     assert json.loads(cli("config", "--json", cwd=here, FALCONIMG_MEMORY="100M").stdout)["FALCONIMG_MEMORY"] == {

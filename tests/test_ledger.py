@@ -162,6 +162,18 @@ def test_a_ledger_of_another_version_is_refused(opened: Open) -> None:
         opened()
 
 
+def test_many_open_a_new_ledger_at_once(opened: Open) -> None:
+    ledgers: list[Ledger] = []
+    threads = [threading.Thread(target=lambda: ledgers.append(opened())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(ledgers) == 8
+    submitted(ledgers[0])
+    assert len(ledgers[7].jobs(None, None, 10)) == 1
+
+
 @pytest.mark.parametrize("where", ["file", "directory"])
 def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path, where: str) -> None:
     path = tmp_path / "jobs.db"

@@ -110,7 +110,7 @@ def test_workers_threads_and_bytes_follow_the_limits(
         "import json, sys; from types import ModuleType, SimpleNamespace\n"
         "machine = sys.modules['falconimg.machine'] = ModuleType('falconimg.machine')\n"
         f"machine.limits = lambda: SimpleNamespace(cores={cores}, memory={memory})\n"
-        "from falconimg.settings import Settings; settings = Settings()\n"
+        "from falconimg.settings import Settings; settings = Settings(jobs=False)\n"
         "print(json.dumps([settings.workers, settings.pool, settings.budget]))"
     )
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FALCONIMG_")}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from falconimg import outgoing
+from falconimg import log, outgoing
 from falconimg.errors import InvalidRequest
 from falconimg.jobs import webhooks
 from falconimg.jobs.ledger import Item, Ledger
@@ -61,6 +61,12 @@ def receiver() -> Iterator[Receiver]:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _logged() -> None:
+    """To this test's standard error: a server of an earlier one may have set the log to its own."""
+    log.configure(Settings())
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ from falconimg.errors import JobConflict, LedgerProblem, Poison, SettingsProblem
 
 VERSION = 1
 """Of the tables below; a ledger of another one is refused."""
+LOCK = 0x66616C636F6E
+"""PostgreSQL's advisory lock for making the tables: any number that nobody else in the database takes."""
 BUSY_SECONDS = 15
 """How long one who writes waits for another."""
 MESSAGE_EVENTS = 100
@@ -555,6 +557,8 @@ def _prepare(connection: Connection) -> None:
     Raises:
         SettingsProblem: they are of another version
     """
+    if connection.dialect.name == "postgresql":  # of those that find none one makes them
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
     if not inspect(connection).has_table("ledger"):
         META.create_all(connection)
         connection.execute(insert(LEDGER), {"version": VERSION})

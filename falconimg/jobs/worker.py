@@ -126,7 +126,8 @@ class Worker:
             if not self._claimed():
                 self._free.wait(POLL_SECONDS)
         with self._lock:
-            waiting = [claim for future, claim in self._running.items() if future.cancel()]
+            # one that is cancelled calls `_end` at once
+            waiting = [claim for future, claim in list(self._running.items()) if future.cancel()]
         self.ledger.give_back(waiting)
         end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
         while self._running and time.monotonic() < end:
