@@ -166,24 +166,6 @@ def test_a_picture_that_kills_its_worker_ends_as_poison_and_the_others_are_made(
     assert job["images"][1]["error"]["type"] == "/problems/poison"
 
 
-def test_a_frozen_worker_that_wakes_late_reports_nothing(tmp_path: Path) -> None:
-    image = write(tmp_path, "a.png", noise(40, 40))
-    # the first to come this far stops before it looks at its fence
-    custom = "before(ledger.Ledger, 'about_to_publish', lambda: once() and os.kill(os.getpid(), signal.SIGSTOP))"
-    with jobs(tmp_path, custom, job_workers="2") as server:
-        id_ = submit(server, [image], "split")
-        job = ended(server, id_)
-        check(tmp_path, job)
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-        stopped = [pid for pid in makers(server) if "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()]
-        assert len(stopped) == 1
-        os.kill(stopped[0], signal.SIGCONT)
-        server.wait_for(lambda: "image_lost" in server.log)
-        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-        assert [each["kind"] for each in events(server, id_)] == ["queued", "image", "ended"]
-        assert shown(server, id_) == job
-
-
 def test_what_is_answered_is_on_record_though_the_server_is_killed_at_once(tmp_path: Path) -> None:
     image = write(tmp_path, "a.png", noise(8, 8))
     answered: dict[str, str] = {}
