@@ -16,7 +16,6 @@ from falcon.middleware import CORSMiddleware
 
 from falconimg import formats, log, metrics, signing, tracing
 from falconimg.errors import Problem, RequestProblem, Unauthorized, WrongHost
-from falconimg.jobs.ledger import Ledger
 from falconimg.openapi import PROBLEM
 from falconimg.pipeline import Pipeline
 from falconimg.resources import JOB_ROUTES, ROUTES, Resource
@@ -179,6 +178,8 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     for path, resource in ROUTES.items():
         app.add_route(path, resource(settings, pipeline))
     if settings.has_jobs:
+        from falconimg.jobs.ledger import Ledger  # see falconimg.jobs.record
+
         ledger = Ledger(settings.ledger_url)
         for path, of_jobs in JOB_ROUTES.items():
             app.add_route(path, of_jobs(settings, pipeline, ledger))

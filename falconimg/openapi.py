@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any, get_args
 
 from falconimg import errors, formats, operations, parameters, request
-from falconimg.jobs.ledger import ENDS, PRIORITIES, State
+from falconimg.jobs.record import ENDS, PRIORITIES, State
 from falconimg.schema import Schema
 from falconimg.settings import Settings
 

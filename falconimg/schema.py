@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from falconimg.errors import Place
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
 
 Schema = dict[str, Any]
 
@@ -35,8 +38,14 @@ class Validator:
     """
 
     def __init__(self, schema: Schema) -> None:
+        self._schema = schema
         self._quick = jsonschema_rs.Draft202012Validator(schema)
-        self._judge = Draft202012Validator(schema)
+
+    @cached_property
+    def _judge(self) -> Draft202012Validator:
+        from jsonschema import Draft202012Validator  # a tenth of all that a server loads, for who is wrong
+
+        return Draft202012Validator(self._schema)
 
     def takes(self, document: object) -> bool:
         """Whether it is surely valid."""

@@ -121,7 +121,8 @@ def test_random_kills_lose_double_and_tear_nothing(
 
 
 def test_a_bell_that_was_not_heard_is_rung_again(tmp_path: Path) -> None:
-    from falconimg.jobs.ledger import Item, Ledger
+    from falconimg.jobs.ledger import Ledger
+    from falconimg.jobs.record import Item
 
     ledger = Ledger(f"sqlite:///{tmp_path}/jobs.db")
     id_, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", None, ()) for n in range(3)], "d")

@@ -14,7 +14,8 @@ import pytest
 
 from falconimg.errors import Busy
 from falconimg.jobs import execution
-from falconimg.jobs.ledger import Claim, Ledger
+from falconimg.jobs.ledger import Ledger
+from falconimg.jobs.record import Claim
 from falconimg.jobs.worker import Worker
 from tests.conftest import Result, Serve, Server, encoded, noise
 from tests.test_http import problem

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
-from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, PRIORITIES, Claim, Item, Ledger, _turns
+from falconimg.jobs import ledger as module
+from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, Ledger, _turns
+from falconimg.jobs.record import PRIORITIES, Claim, End, Item, Publication
 from tests import services
 
 Open = Callable[[], Ledger]
@@ -373,6 +375,48 @@ def test_many_claimers_have_each_item_once(opened: Open) -> None:
     for job in jobs:
         assert ledgers[0].job(job)["state"] == "done"
         assert [event["seq"] for event in ledgers[0].events(job, 0, 1000)] == list(range(1, 53))
+
+
+def test_what_threads_record_at_once_is_one_transaction_and_each_has_its_own_answer(ledger: Ledger) -> None:
+    other = submitted(ledger, 1, "out/other.png")
+    of_other = claimed(ledger)
+    id_ = submitted(ledger, 5, document={"on_error": "stop"})
+    of_id = claimed(ledger, 4)
+    assert [claim.job for claim in (*of_id, *of_other)] == [id_] * 4 + [other]
+    lost = of_id[3]._replace(fence=0)
+    commits: list[object] = []
+    count = commits.append
+    event.listen(ledger.engine, "commit", count)
+    answers = ledger._record(
+        [
+            Publication(of_id[1], {"a": "1"}, {"a": "out/other.png"}),  # what ends in the same transaction has it
+            Publication(of_id[2], {"b": "2"}, {"b": "out/other.png"}),
+            End(of_other[0], "done", DONE),
+            End(of_id[0], "failed", FAILED),
+            End(lost, "done", DONE),
+        ]
+    )
+    event.remove(ledger.engine, "commit", count)
+    assert len(commits) == 1
+    assert (answers[0], answers[2:]) == (True, [True, True, False])
+    assert f"one of {id_}'s" in str(answers[1])
+    assert ledger.job(other)["state"] == "done"
+    assert [image["status"] for image in ledger.images(id_, -1, 9)] == ["failed", *["running"] * 3, "skipped"]
+    assert [(each["seq"], each.get("index")) for each in ledger.events(id_, 0, 9)] == [(1, None), (2, 0), (3, 4)]
+
+
+def test_a_name_that_another_process_took_at_that_moment_is_refused_to_one_and_not_to_the_others(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(ledger, 3)
+    wishes = [Publication(claim, {}, {"a": f"out/{claim.number}.png"}) for claim in claimed(ledger, 3)]
+    other = submitted(ledger, 1, "out/1.png")
+    see, sights = module._owners, iter([None])
+    # the first look is before the other's commit
+    monkeypatch.setattr(module, "_owners", lambda *args: see(*args) if next(sights, "late") else {})
+    answers = ledger._record(wishes)
+    assert (answers[0], answers[2]) == (True, True)
+    assert f"one of {other}'s" in str(answers[1])
 
 
 def test_an_image_has_one_event_that_ends_it(ledger: Ledger) -> None:

@@ -251,7 +251,7 @@ def test_the_peak_of_memory_keeps_to_the_budget_under_any_mix(
 ) -> None:
     if budget > 300 and not long:
         return  # the same with more memory
-    count, ends = (48 if long else 16), Counter[str]()
+    count, ends = (48 if long else 8), Counter[str]()  # each kind once at least
     names = sources(tmp_path)
     settings = {"workers": "1", "pool": "2", "threads": "8", "fsync": "off", "wait_seconds": "60"}
     with serving(tmp_path, memory=f"{budget}M", **settings) as server:
@@ -500,7 +500,7 @@ def opened(pid: int) -> list[str]:
 def test_a_hostile_mix_leaks_nothing_and_answers_nothing_wrongly(
     tmp_path: Path, long: bool, record_property: Record
 ) -> None:
-    seconds, warm, pause = (600, 120, 12) if long else (20, 8, 1)
+    seconds, warm, pause = (600, 120, 12) if long else (14, 5, 1)
     settings = {"workers": "2", "pool": "1", "threads": "8", "fsync": "off", "memory": "500M", "client_seconds": "1"}
     with serving(tmp_path, **settings) as server:
         server.wait_for(lambda: server.log.count("roots input=") == 3)  # once before the workers, and in each

@@ -263,7 +263,7 @@ def test_files_do_not_grow_with_workers_and_no_scrape_loses_or_doubles_a_count(t
         scraper = threading.Thread(target=scrape)
         scraper.start()
         try:
-            for round_ in range(6):
+            for round_ in range(4):
                 for _ in range(6):
                     assert server.process_batch(batch)[0] == 200
                     total += 1
@@ -276,7 +276,7 @@ def test_files_do_not_grow_with_workers_and_no_scrape_loses_or_doubles_a_count(t
             stop.set()
             scraper.join(SECONDS)
         os.kill(server.process.pid, signal.SIGHUP)  # nobody scrapes now: what was left is added up
-        server.wait_for(lambda: len(server.workers()) == 16)
+        server.wait_for(lambda: len(server.workers()) == 12)
         server.wait_for(lambda: len(list(directory.glob("counter_*.db"))) == 3)
         assert value(elsewhere(port), "images_total", verdict="done") == total
         assert len(texts) > 50

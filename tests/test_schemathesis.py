@@ -21,7 +21,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from falconimg import openapi
-from falconimg.jobs.ledger import Item, Ledger
+from falconimg.jobs.ledger import Ledger
+from falconimg.jobs.record import Item
 from falconimg.settings import Settings
 from falconimg.stores.memory import Memory
 from tests.conftest import Serve, encoded, noise

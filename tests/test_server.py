@@ -480,7 +480,7 @@ def test_what_the_worker_refuses_by_itself_an_allowed_page_may_read(tmp_path: Pa
 
 
 def test_a_request_that_nobody_waits_for_any_more_when_its_turn_comes_is_not_begun(tmp_path: Path) -> None:
-    write(tmp_path, "a.png", pictures.noise(2500, 2500))
+    write(tmp_path, "a.png", pictures.noise(1500, 1500))
 
     def sent(server: Server, output: str) -> socket.socket:
         document = {"images": [{"input": "a.png", "output": output}], "operations": ["blur=201"], "precise": True}

@@ -293,6 +293,21 @@ def test_a_picture_limit_beyond_the_codecs_stops_the_start() -> None:
         create_app(Settings(max_pixels=codec_pixel_limit() + 1), Memory())
 
 
+@pytest.mark.parametrize(("jobs", "loaded"), [("off", []), ("on", ["sqlalchemy"])])
+def test_what_takes_long_to_load_is_loaded_where_it_is_needed(tmp_path: Path, jobs: str, loaded: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from falconimg.app import create_app\nfrom falconimg.settings import Settings\n"
+        "create_app(Settings.from_environ())\n"
+        "print(*sorted({'sqlalchemy', 'jsonschema', 'celery', 'obstore', 'opentelemetry'} & set(sys.modules)))"
+    )
+    environ = {**os.environ, "FALCONIMG_ROOT": str(tmp_path), "FALCONIMG_JOBS": jobs}
+    environ["FALCONIMG_LEDGER"] = f"{tmp_path}/jobs.db"
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1].split() == loaded
+
+
 def test_the_codecs_limit_is_set_before_opencv_is_imported() -> None:
     script = (
         "import sys, falconimg, numpy as np; assert 'cv2' not in sys.modules\n"

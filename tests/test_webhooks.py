@@ -19,7 +19,8 @@ import pytest
 from falconimg import log, outgoing
 from falconimg.errors import InvalidRequest
 from falconimg.jobs import webhooks
-from falconimg.jobs.ledger import Item, Ledger
+from falconimg.jobs.ledger import Ledger
+from falconimg.jobs.record import Item
 from falconimg.settings import Settings
 
 KEY = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"

@@ -14,7 +14,6 @@ from typing import Any
 
 from falconimg import log
 from falconimg.errors import SettingsProblem
-from falconimg.jobs.ledger import Ledger
 from falconimg.jobs.worker import Keeper, Ring, make
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
@@ -57,6 +56,8 @@ def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
     ring = bell(settings)
 
     def begin(**_: Any) -> None:
+        from falconimg.jobs.ledger import Ledger  # see record
+
         pipeline, ledger = Pipeline(alone, store(alone)), Ledger(settings.ledger_url)
         keeper = Keeper(alone, ledger, ring)
         keeper.start()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from falconimg import answers, request
 from falconimg.errors import Busy, Changed, Conflict, Exists, Forbidden, InvalidRequest, JobConflict, Lost, Stopping
 from falconimg.job import Fault, IfExists, Outcome
-from falconimg.jobs.ledger import Claim, Ledger
+from falconimg.jobs.record import Claim
 from falconimg.pipeline import Pipeline
 from falconimg.stores import File, Store
 from falconimg.stores.globs import Found, Looks
 from falconimg.stores.paths import shown
+
+if TYPE_CHECKING:
+    from falconimg.jobs.ledger import Ledger
 
 
 def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> bool:

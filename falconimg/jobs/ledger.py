@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     CheckConstraint,
@@ -30,6 +31,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -43,6 +45,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from falconimg.errors import JobConflict, LedgerProblem, Poison, SettingsProblem, UnknownJob, WrongKey
+from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication
+from falconimg.jobs.together import Together
 
 VERSION = 1
 """Of the tables below; a ledger of another one is refused."""
@@ -54,12 +58,6 @@ MESSAGE_EVENTS = 100
 """Events of one message to a webhook."""
 CHUNK = 500
 """Rows that one statement names: SQLite takes 32,766 parameters."""
-
-State = Literal["queued", "running", "done", "partial", "failed", "cancelled"]
-OPEN = ("queued", "running")
-ENDS = ("done", "failed", "skipped", "cancelled")
-"""What an item may come to; a job has a count of each."""
-PRIORITIES = {"low": 0, "normal": 1, "high": 2}
 
 META = MetaData()
 LEDGER = Table("ledger", META, Column("version", Integer, primary_key=True))
@@ -132,45 +130,6 @@ EVENT = Table(
 )
 
 
-class Item(NamedTuple):
-    """One image of a job that is about to be on record; the fields are ITEM's columns."""
-
-    place: int
-    image: Mapping[str, Any]
-    below: str
-    identity: str | None
-    outputs: Sequence[str]  # canonical names, as far as they are known
-
-
-class Claim(NamedTuple):
-    """One item that is this process's until its lease ends, and all that it takes to make it."""
-
-    job: str
-    number: int
-    fence: int
-    attempts: int
-    place: int
-    document: Mapping[str, Any]
-    image: Mapping[str, Any]
-    below: str
-    identity: str | None
-    hashes: Mapping[str, str]
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        """What no other claim has."""
-        return self.job, self.number, self.fence
-
-
-class Message(NamedTuple):
-    """Events of a job on their way to its webhook, which had failed so many times before."""
-
-    job: str
-    url: str
-    tries: int
-    events: Sequence[Mapping[str, Any]]
-
-
 class Ledger:
     """The ledger at a URL of SQLAlchemy's, `sqlite:///PATH` or `postgresql+psycopg://…`; one for each process.
 
@@ -183,6 +142,7 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
+        self._together = Together(self._record)
         file = _file(url)
         try:
             if file:
@@ -283,7 +243,7 @@ class Ledger:
             rows = list(takewhile(lambda row: not row.attempts, turns := connection.execute(_turns(most)).all()))
             if not rows and idle:
                 rows = list(turns[:1])
-            return [_claimed(connection, row, now, seconds) for row in rows]
+            return _claimed(connection, rows, now, seconds)
 
     def renew(self, claims: Iterable[Claim], seconds: float) -> None:
         """Set their leases anew, as far as they are still their claimer's."""
@@ -311,35 +271,30 @@ class Ledger:
         Raises:
             JobConflict: an open item of another job has one of the names
         """
-        with self._writing() as connection:
-            held = connection.execute(
-                update(ITEM).where(_held(claim)).values(hashes=json.dumps({**claim.hashes, **hashes}))
-            )
-            if not held.rowcount:
-                return False
-            owners = _owners(connection, list(names.values()))
-            for path, name in names.items():
-                if owners.get(name, (claim.job, claim.number)) != (claim.job, claim.number):
-                    raise JobConflict(f"{path}: expected a path that no open job has, came one of {owners[name][0]}'s")
-            new = [
-                {"path": name, "job": claim.job, "number": claim.number}
-                for name in dict.fromkeys(names.values())
-                if name not in owners
-            ]
-            if new:
-                connection.execute(insert(OUTPUT), new)
-        return True
+        return self._together(Publication(claim, hashes, names))
 
     def end(self, claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
         """The item has come to this; False if it is no longer its claimer's, and then nothing is changed.
 
         With the job's last item, the job ends; one that fails ends a job that stops on errors.
         """
-        with self._writing() as connection:
-            if not connection.execute(select(ITEM.c.job).where(_held(claim)).with_for_update()).first():
-                return False
-            _end_one(connection, claim.job, claim.number, state, outcome)
-        return True
+        return self._together(End(claim, state, outcome))
+
+    def _record(self, wishes: Sequence[Publication | End]) -> Sequence[bool | Exception]:
+        """Several threads' in one transaction."""
+        try:
+            with self._writing() as connection:
+                return _recorded(connection, wishes)
+        except IntegrityError:
+            # another process was quicker by a moment (PostgreSQL): now it can be seen
+            answers: list[bool | Exception] = []
+            for wish in wishes:
+                try:
+                    with self._writing() as connection:
+                        answers += _recorded(connection, [wish])
+                except (IntegrityError, LedgerProblem) as error:
+                    answers.append(error)
+            return answers
 
     # Looking after
 
@@ -363,7 +318,7 @@ class Ledger:
                         "detail": f"expected an end of {most_attempts} attempts (FALCONIMG_JOB_ATTEMPTS), came none",
                     }
                     outcome = _outcome(json.loads(row.image), "failed") | {"error": error}
-                    _end_one(connection, row.job, row.number, "failed", outcome)
+                    _end(connection, row.job, {row.number: ("failed", outcome)})
                     found.append((row.job, row.number, "failed"))
                 else:
                     connection.execute(
@@ -580,22 +535,98 @@ def _turns(most: int) -> Select[Any]:
     )
 
 
-def _claimed(connection: Connection, row: Row[Any], now: float, seconds: float) -> Claim:
+def _claimed(connection: Connection, rows: Sequence[Row[Any]], now: float, seconds: float) -> list[Claim]:
+    if not rows:
+        return []
+    jobs = sorted({row.job for row in rows})
+    begun = func.coalesce(JOB.c.begun, now)
     connection.execute(
-        update(ITEM)
-        .where(ITEM.c.job == row.job, ITEM.c.number == row.number)
-        .values(state="running", fence=row.fence + 1, attempts=row.attempts + 1, lease=now + seconds)
+        update(JOB).where(JOB.c.id.in_(jobs), JOB.c.state == "queued").values(state="running", begun=begun)
     )
+    texts = connection.execute(select(JOB.c.id, JOB.c.document).where(JOB.c.id.in_(jobs))).all()
+    documents = {row.id: json.loads(row.document) for row in texts}
+    claims = [
+        Claim(
+            row.job, row.number, row.fence + 1, row.attempts + 1, row.place, documents[row.job], json.loads(row.image),
+            row.below, row.identity, json.loads(row.hashes or "{}"),
+        )
+        for row in rows
+    ]  # fmt: skip
+    values = {"state": "running", "fence": bindparam("a_fence"), "attempts": bindparam("an_attempt")}
     connection.execute(
-        update(JOB)
-        .where(JOB.c.id == row.job, JOB.c.state == "queued")
-        .values(state="running", begun=func.coalesce(JOB.c.begun, now))
+        update(ITEM).where(_BOUND).values(lease=now + seconds, **values),
+        [{**_bound(claim.job, claim.number), "a_fence": claim.fence, "an_attempt": claim.attempts} for claim in claims],
     )
-    document = json.loads(_job(connection, row.job).document)
-    return Claim(
-        row.job, row.number, row.fence + 1, row.attempts + 1, row.place, document, json.loads(row.image), row.below,
-        row.identity, json.loads(row.hashes or "{}"),
-    )  # fmt: skip
+    return claims
+
+
+# one item among many that a statement is executed for
+_BOUND = (ITEM.c.job == bindparam("a_job")) & (ITEM.c.number == bindparam("a_number"))
+
+
+def _bound(job: str, number: int) -> dict[str, Any]:
+    return {"a_job": job, "a_number": number}
+
+
+def _recorded(connection: Connection, wishes: Sequence[Publication | End]) -> list[bool | Exception]:
+    """What came of each; the ends are first, as others may have the names of what has ended."""
+    held = _all_held(connection, [wish.claim for wish in wishes])
+    ends: dict[str, dict[int, tuple[str, Mapping[str, Any]]]] = {}
+    publications = []
+    for wish in wishes:
+        claim = wish.claim
+        if claim.key not in held:
+            continue
+        if isinstance(wish, End):
+            ends.setdefault(claim.job, {})[claim.number] = wish.state, wish.outcome
+        else:
+            publications.append(wish)
+    for job in sorted(ends):  # as all do, so that no two wait for each other
+        _end(connection, job, ends[job])
+    refused = _publish(connection, publications)
+    return [refused.get(wish.claim.key, wish.claim.key in held) for wish in wishes]
+
+
+def _publish(connection: Connection, publications: Sequence[Publication]) -> dict[tuple[str, int, int], Exception]:
+    """Record what is going to be published; the refusals by their claims' keys."""
+    if not publications:
+        return {}
+    owners = _owners(connection, [name for publication in publications for name in publication.names.values()])
+    refused: dict[tuple[str, int, int], Exception] = {}
+    hashes, outputs = [], []
+    for claim, made, names in publications:
+        me = claim.job, claim.number
+        taken = next((path for path, name in names.items() if owners.get(name, me) != me), None)
+        if taken is not None:
+            whose = owners[names[taken]][0]
+            refused[claim.key] = JobConflict(f"{taken}: expected a path that no open job has, came one of {whose}'s")
+            continue
+        hashes.append({**_bound(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
+        new = [name for name in dict.fromkeys(names.values()) if name not in owners]
+        outputs += [{"path": name, "job": claim.job, "number": claim.number} for name in new]
+        owners.update(dict.fromkeys(new, me))
+    if hashes:
+        connection.execute(update(ITEM).where(_BOUND).values(hashes=bindparam("some_hashes")), hashes)
+    if outputs:
+        connection.execute(insert(OUTPUT), outputs)
+    return refused
+
+
+def _all_held(connection: Connection, claims: Sequence[Claim]) -> set[tuple[str, int, int]]:
+    """Of these claims, the keys of those that still are their claimer's; nobody changes them meanwhile."""
+    numbers: dict[str, list[int]] = {}
+    for claim in claims:
+        numbers.setdefault(claim.job, []).append(claim.number)
+    found = set()
+    for job in sorted(numbers):
+        query = (
+            select(ITEM.c.job, ITEM.c.number, ITEM.c.fence)
+            .where(ITEM.c.job == job, ITEM.c.number.in_(numbers[job]), ITEM.c.state == "running")
+            .order_by(ITEM.c.number)
+            .with_for_update()
+        )
+        found |= {(row.job, row.number, row.fence) for row in connection.execute(query)}
+    return found
 
 
 def _held(claim: Claim) -> Any:
@@ -642,37 +673,50 @@ def _events(connection: Connection, job: str, after: int, most: int) -> list[dic
     ]
 
 
-def _add_event(
-    connection: Connection, job: str, kind: str, at: float, body: Mapping[str, Any], number: int | None = None,
-    round_: int | None = None,
-) -> None:  # fmt: skip
+def _add_event(connection: Connection, job: str, kind: str, at: float, body: Mapping[str, Any]) -> None:
     """The job's next event; its row is locked by that until the end, so that seq is in the order of commits."""
     connection.execute(update(JOB).where(JOB.c.id == job).values(events=JOB.c.events + 1))
-    seq = connection.scalar(select(JOB.c.events).where(JOB.c.id == job))
-    row = {"job": job, "seq": seq, "kind": kind, "number": number, "round": round_, "at": at, "body": json.dumps(body)}
+    row = {"job": job, "seq": _job(connection, job).events, "kind": kind, "at": at, "body": json.dumps(body)}
     connection.execute(insert(EVENT), row)
 
 
-def _end_one(connection: Connection, job: str, number: int, state: str, outcome: Mapping[str, Any]) -> None:
-    """An item ends; one that fails ends a job that stops on errors, and the last one ends its job."""
-    _end(connection, job, {number: outcome}, state)
-    if state == "failed" and _job(connection, job).stop:
+def _end(connection: Connection, job: str, ends: Mapping[int, tuple[str, Mapping[str, Any]]]) -> None:
+    """Items end; one that fails ends a job that stops on errors, and the last one ends its job."""
+    _end_items(connection, job, ends)
+    if any(state == "failed" for state, _ in ends.values()) and _job(connection, job).stop:
         _end_pending(connection, job, "skipped", "not begun: an earlier image failed, and on_error is stop")
     _end_if_all_have(connection, job)
 
 
-def _end(connection: Connection, job: str, outcomes: Mapping[int, Mapping[str, Any]], state: str) -> None:
+def _end_items(connection: Connection, job: str, ends: Mapping[int, tuple[str, Mapping[str, Any]]]) -> None:
+    """These items of a job, by number, come to this state and outcome; the job's row is locked by that."""
     now = time.time()
-    of_them = (ITEM.c.job == job) & ITEM.c.number.in_(outcomes)
-    rounds = connection.execute(select(ITEM.c.number, ITEM.c.round).where(of_them)).all()
-    connection.execute(update(ITEM).where(of_them).values(state=state, lease=None, hashes=None))
-    for number, round_ in rounds:
-        connection.execute(
-            update(ITEM).where(ITEM.c.job == job, ITEM.c.number == number).values(outcome=json.dumps(outcomes[number]))
-        )
-        _add_event(connection, job, "image", now, {"index": number, **outcomes[number]}, number, round_)
-    connection.execute(delete(OUTPUT).where(OUTPUT.c.job == job, OUTPUT.c.number.in_(outcomes)))
-    connection.execute(update(JOB).where(JOB.c.id == job).values({state: JOB.c[state] + len(rounds)}))
+    rounds = select(ITEM.c.number, ITEM.c.round).where(ITEM.c.job == job, ITEM.c.number.in_(ends))
+    round_ = {row.number: row.round for row in connection.execute(rounds)}
+    connection.execute(
+        update(ITEM)
+        .where(_BOUND)
+        .values(state=bindparam("a_state"), outcome=bindparam("an_outcome"), lease=None, hashes=None),
+        [
+            {**_bound(job, number), "a_state": state, "an_outcome": json.dumps(outcome)}
+            for number, (state, outcome) in ends.items()
+        ],
+    )
+    connection.execute(delete(OUTPUT).where(OUTPUT.c.job == job, OUTPUT.c.number.in_(ends)))
+    counts = Counter(state for state, _ in ends.values())
+    more = {state: JOB.c[state] + count for state, count in counts.items()}
+    connection.execute(update(JOB).where(JOB.c.id == job).values(events=JOB.c.events + len(ends), **more))
+    first = _job(connection, job).events - len(ends) + 1
+    connection.execute(
+        insert(EVENT),
+        [
+            {
+                "job": job, "seq": seq, "kind": "image", "number": number, "round": round_[number], "at": now,
+                "body": json.dumps({"index": number, **outcome}),
+            }
+            for seq, (number, (_, outcome)) in enumerate(ends.items(), first)
+        ],
+    )  # fmt: skip
 
 
 def _end_pending(connection: Connection, job: str, state: str, why: str) -> None:
@@ -683,8 +727,8 @@ def _end_pending(connection: Connection, job: str, state: str, why: str) -> None
         .with_for_update()
     ).all()
     for chunk in _chunks(rows):
-        outcomes = {row.number: _not_begun(json.loads(row.image), state, row.place, why) for row in chunk}
-        _end(connection, job, outcomes, state)
+        ends = {row.number: (state, _not_begun(json.loads(row.image), state, row.place, why)) for row in chunk}
+        _end_items(connection, job, ends)
 
 
 def _end_if_all_have(connection: Connection, job: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from falconimg import request
 from falconimg.errors import ImageProblem
 from falconimg.jobs import webhooks
-from falconimg.jobs.ledger import PRIORITIES, Item, Ledger
+from falconimg.jobs.record import PRIORITIES, Item
 from falconimg.settings import Settings
 from falconimg.stores import Store
+
+if TYPE_CHECKING:
+    from falconimg.jobs.ledger import Ledger
 
 OURS = ("images", "glob", *request.OF_JOBS)
 """Keys of a job's document that a single image's is without."""

@@ -12,11 +12,15 @@ import json
 import time
 from http.client import HTTPException
 from random import random
+from typing import TYPE_CHECKING
 
 from falconimg import log, outgoing
 from falconimg.errors import InvalidRequest, Place
-from falconimg.jobs.ledger import Ledger, Message
+from falconimg.jobs.record import Message
 from falconimg.settings import Settings
+
+if TYPE_CHECKING:
+    from falconimg.jobs.ledger import Ledger
 
 SECONDS = 30.0
 """For one message, from connecting to the answer's first line; meanwhile nobody else sends it."""

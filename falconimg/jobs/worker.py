@@ -6,14 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from falconimg import log
 from falconimg.errors import LedgerProblem
 from falconimg.jobs import webhooks
 from falconimg.jobs.execution import run_claimed
-from falconimg.jobs.ledger import Claim, Ledger
+from falconimg.jobs.record import Claim
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
+
+if TYPE_CHECKING:
+    from falconimg.jobs.ledger import Ledger
 
 POLL_SECONDS = 0.2
 """How often an idle process looks for work."""

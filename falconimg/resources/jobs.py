@@ -8,20 +8,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import falcon
 
 from falconimg import parameters
 from falconimg.errors import InvalidRequest, LedgerProblem, Place
 from falconimg.jobs import engine, submission
-from falconimg.jobs.ledger import OPEN, Ledger
+from falconimg.jobs.record import OPEN
 from falconimg.jobs.worker import ring_unheard
 from falconimg.openapi import EVENTS, JOB_STATES, NDJSON
 from falconimg.pipeline import Pipeline
 from falconimg.resources.base import Closing, Resource
 from falconimg.schema import came
 from falconimg.settings import Settings
+
+if TYPE_CHECKING:
+    from falconimg.jobs.ledger import Ledger
 
 KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
 PAGE = 100

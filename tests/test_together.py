@@ -1,0 +1,59 @@
+"""Group commit: what comes together is done together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from falconimg.jobs.together import Together
+
+SECONDS = 20
+
+
+class Slow:
+    """A call that can be held up; it doubles each number, refuses those below zero, and breaks by zero."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.go_on, self.begun = threading.Event(), threading.Event()
+        self.together = Together(self.do)
+
+    def do(self, wishes: Sequence[int]) -> list[int | Exception]:
+        self.groups.append(list(wishes))
+        self.begun.set()
+        assert self.go_on.wait(SECONDS)
+        if 0 in wishes:
+            raise ZeroDivisionError
+        return [2 * wish if wish > 0 else ValueError(wish) for wish in wishes]
+
+
+def ask(slow: Slow, wishes: Sequence[int]) -> list[Future[int]]:
+    """The first alone, and the others while that is done."""
+    pool = ThreadPoolExecutor(len(wishes))
+    first = pool.submit(slow.together, wishes[0])
+    assert slow.begun.wait(SECONDS)
+    others = [pool.submit(slow.together, wish) for wish in wishes[1:]]
+    while len(slow.together._waiting) < len(others):
+        assert not first.done()
+    slow.go_on.set()
+    pool.shutdown()
+    return [first, *others]
+
+
+def test_what_comes_while_one_is_done_is_done_at_once_and_each_has_its_own_answer() -> None:
+    slow = Slow()
+    futures = ask(slow, [1, 2, 3, -4, 5])
+    assert (slow.groups[0], sorted(slow.groups[1])) == ([1], [-4, 2, 3, 5])
+    assert [future.result() for future in futures if not future.exception()] == [2, 4, 6, 10]
+    with pytest.raises(ValueError, match="-4"):
+        futures[3].result()
+
+
+def test_what_breaks_all_is_raised_to_each_and_the_next_is_done() -> None:
+    slow = Slow()
+    futures = ask(slow, [1, 0, 3])
+    assert [type(future.exception()) for future in futures] == [type(None), ZeroDivisionError, ZeroDivisionError]
+    assert slow.together(4) == 8
