@@ -9,15 +9,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from falconimg.errors import LedgerProblem, SettingsProblem
+from falconimg.jobs import ledger as ledgers
+from tests import services
 from tests.conftest import noise
 from tests.serving import SECONDS, Server, free_port, read, serving, write
 from tests.test_webhooks import Receiver
@@ -40,6 +44,15 @@ if "worker" in sys.orig_argv:
     def die():
         if once():
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait():
+        with open("waits.new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename("waits.new", "waits")
+        for _ in range(6000):
+            if os.path.exists("go on"):
+                break
+            time.sleep(0.01)
 
     def before(owner, name, what, only=lambda *_: True):
         real = getattr(owner, name)
@@ -164,6 +177,60 @@ def test_a_picture_that_kills_its_worker_ends_as_poison_and_the_others_are_made(
         job = ended(server, submit(server, images))
     assert (job["state"], job["done"], job["failed"]) == ("partial", 2, 1)
     assert job["images"][1]["error"]["type"] == "/problems/poison"
+
+
+@contextmanager
+def postgresql(_: Path) -> Iterator[dict[str, str]]:
+    """A ledger that others wait for no longer than a moment."""
+    with tempfile.TemporaryDirectory() as root, services.postgresql(Path(root)) as service:
+        yield {"ledger": services.database(service)}
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [lambda _: nullcontext({}), pytest.param(postgresql, marks=pytest.mark.servers)],
+    ids=["sqlite", "postgresql"],
+)
+def test_a_frozen_worker_that_wakes_late_reports_nothing(
+    tmp_path: Path, ledger: Callable[[Path], AbstractContextManager[dict[str, str]]]
+) -> None:
+    image = write(tmp_path, "a.png", noise(40, 40))
+    # the first to come this far is frozen before it looks at its fence
+    custom = "before(ledger.Ledger, 'about_to_publish', lambda: once() and wait())"
+    with ledger(tmp_path) as settings, jobs(tmp_path, custom, job_workers="2", **settings) as server:
+        id_ = submit(server, [image], "split")
+        server.wait_for((tmp_path / "waits").exists)
+        pid = int((tmp_path / "waits").read_text())
+        freeze(server, pid, settings.get("ledger", f"sqlite:///{tmp_path}/jobs.db"))
+        job = ended(server, id_)
+        check(tmp_path, job)
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+        (tmp_path / "go on").touch()
+        os.kill(pid, signal.SIGCONT)
+        server.wait_for(lambda: "image_lost" in server.log)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+        assert [each["kind"] for each in events(server, id_)] == ["queued", "image", "ended"]
+        assert shown(server, id_) == job
+
+
+def freeze(server: Server, pid: int, url: str) -> None:
+    """Stop a process where no thread of it has the ledger's lock: others would wait for that until it wakes."""
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(ledgers, "BUSY_SECONDS", 0.3)
+    for _ in range(20):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            ledger = ledgers.Ledger(url)
+            ledger.renew([], LEASE)  # a transaction that writes
+        except (LedgerProblem, SettingsProblem):
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.05)
+        else:
+            ledger.close()
+            break
+    else:
+        raise AssertionError(server.log)
+    monkey.undo()
 
 
 def test_what_is_answered_is_on_record_though_the_server_is_killed_at_once(tmp_path: Path) -> None:

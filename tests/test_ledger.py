@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs import ledger as module
-from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, Ledger, _turns
+from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, TURNS, Ledger
 from falconimg.jobs.record import PRIORITIES, Claim, End, Item, Publication
 from tests import services
 
@@ -430,10 +430,36 @@ def test_an_image_has_one_event_that_ends_it(ledger: Ledger) -> None:
 def test_a_claim_looks_at_no_more_than_it_takes(in_file: Ledger) -> None:
     """However many are pending: the index has them in the order of their turns."""
     submitted(in_file, 3)
-    statement = str(_turns(2).compile(in_file.engine, compile_kwargs={"literal_binds": True}))
+    statement = str(TURNS.params(most=2).compile(in_file.engine, compile_kwargs={"literal_binds": True}))
     with in_file.engine.connect() as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")]
     assert plan == ["SEARCH item USING INDEX item_by_turn (state=?)"]
+
+
+@pytest.mark.servers
+def test_who_stays_in_a_transaction_keeps_others_waiting_no_longer_than_that(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.5)
+    frozen, other = Ledger(postgresql), Ledger(postgresql)
+    try:
+        id_ = submitted(other)
+        [claim] = claimed(frozen)
+
+        def stay() -> None:
+            with frozen._writing() as connection:
+                module._recorded(connection, [End(claim, "done", DONE)])
+                assert other.end(claim, "failed", FAILED)  # it waits, and then the other one's is taken back
+
+        begun = time.monotonic()
+        with pytest.raises(LedgerProblem):
+            stay()
+        assert 0.3 < time.monotonic() - begun < 10
+        assert other.job(id_)["state"] == "failed"
+    finally:
+        META.drop_all(other.engine)
+        frozen.close()
+        other.close()
 
 
 # Changing one's mind

@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from falconimg import formats, log, tracing
 from falconimg.cli import Refused
 from falconimg.errors import SettingsProblem
 from falconimg.jobs import engine
 from falconimg.jobs.ledger import Ledger
-from falconimg.jobs.worker import Worker
+from falconimg.jobs.worker import RECORDING, Worker
 from falconimg.machine import keep_memory_low
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
@@ -39,7 +40,7 @@ def run(settings: Settings, parent: int | None) -> None:
     except SettingsProblem as problem:
         raise Refused(problem.detail) from None
     tracing.start()
-    pipeline = Pipeline(settings, opened(settings))
+    pipeline = Pipeline(replace(settings, pool=settings.pool + RECORDING), opened(settings))
     worker = Worker(pipeline, ledger)
 
     def stop(*_: object) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CheckConstraint,
@@ -26,7 +25,6 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Row,
-    Select,
     String,
     Table,
     Text,
@@ -45,7 +43,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from falconimg.errors import JobConflict, LedgerProblem, Poison, SettingsProblem, UnknownJob, WrongKey
-from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication
+from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication, Turn
 from falconimg.jobs.together import Together
 
 VERSION = 1
@@ -129,6 +127,67 @@ EVENT = Table(
     CheckConstraint("kind IN ('queued', 'image', 'retried', 'ended')", name="event_kind"),
 )
 
+# What each image takes is made once: to make a statement takes longer than to execute it.
+
+# one item among many that a statement is executed for; a column's own name would be taken for its new value
+_ONE = (ITEM.c.job == bindparam("a_job")) & (ITEM.c.number == bindparam("a_number"))
+TURNS = (
+    select(ITEM)
+    .where(ITEM.c.state == "pending")
+    .order_by(ITEM.c.priority.desc(), ITEM.c.job, ITEM.c.number)
+    .limit(bindparam("most", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+BEGIN_JOBS = (
+    update(JOB)
+    .where(JOB.c.id.in_(bindparam("jobs", expanding=True)), JOB.c.state == "queued")
+    .values(state="running", begun=func.coalesce(JOB.c.begun, bindparam("now")))
+)
+DOCUMENTS = select(JOB.c.id, JOB.c.document).where(JOB.c.id.in_(bindparam("jobs", expanding=True)))
+TAKE_ITEM = (
+    update(ITEM)
+    .where(_ONE)
+    .values(
+        state="running", fence=bindparam("a_fence"), attempts=bindparam("an_attempt"), lease=bindparam("a_lease")
+    )
+)  # fmt: skip
+HELD = (
+    select(ITEM.c.job, ITEM.c.number, ITEM.c.fence, ITEM.c.round)
+    .where(ITEM.c.job == bindparam("a_job"), ITEM.c.number.in_(bindparam("numbers", expanding=True)))
+    .where(ITEM.c.state == "running")
+    .order_by(ITEM.c.number)
+    .with_for_update()
+)
+OWNERS = select(OUTPUT).where(OUTPUT.c.path.in_(bindparam("paths", expanding=True)))
+SET_HASHES = update(ITEM).where(_ONE).values(hashes=bindparam("some_hashes"))
+END_ITEM = (
+    update(ITEM)
+    .where(_ONE)
+    .values(state=bindparam("a_state"), outcome=bindparam("an_outcome"), lease=None, hashes=None)
+)
+FREE_OUTPUTS = delete(OUTPUT).where(
+    OUTPUT.c.job == bindparam("a_job"), OUTPUT.c.number.in_(bindparam("numbers", expanding=True))
+)
+COUNT_ENDS = (
+    update(JOB)
+    .where(JOB.c.id == bindparam("a_job"))
+    .values(
+        events=JOB.c.events + bindparam("more"), **{end: JOB.c[end] + bindparam(f"more_{end}") for end in ENDS}
+    )
+)  # fmt: skip
+COUNTS = select(
+    JOB.c.id, JOB.c.state, JOB.c.stop, JOB.c.total, JOB.c.events, *(JOB.c[end] for end in ENDS)
+).where(JOB.c.id == bindparam("a_job"))  # fmt: skip
+ADD_OUTPUTS, ADD_EVENTS = insert(OUTPUT), insert(EVENT)
+
+
+class Ended(NamedTuple):
+    """What an item came to, in which of its rounds."""
+
+    state: str
+    outcome: Mapping[str, Any]
+    round: int
+
 
 class Ledger:
     """The ledger at a URL of SQLAlchemy's, `sqlite:///PATH` or `postgresql+psycopg://…`; one for each process.
@@ -143,6 +202,7 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._together = Together(self._record)
+        self._busy = False  # whether there was something to claim just now
         file = _file(url)
         try:
             if file:
@@ -235,15 +295,15 @@ class Ledger:
         One whose claimer ended with it may be what ended it. It is given alone, and only to a process that is `idle`,
         so that no other image is taken for poison; until then that process gets no other either.
         """
-        now = time.time()
-        with self._reading() as connection:  # to look takes no lock
-            if most < 1 or not connection.execute(_turns(1)).first():
-                return []
-        with self._writing() as connection:
-            rows = list(takewhile(lambda row: not row.attempts, turns := connection.execute(_turns(most)).all()))
-            if not rows and idle:
-                rows = list(turns[:1])
-            return _claimed(connection, rows, now, seconds)
+        if most < 1:
+            return []
+        if not self._busy:
+            with self._reading() as connection:  # to look takes no lock
+                if not connection.execute(TURNS, {"most": 1}).first():
+                    return []
+        claims: list[Claim] = self._together(Turn(most, seconds, idle))
+        self._busy = bool(claims)
+        return claims
 
     def renew(self, claims: Iterable[Claim], seconds: float) -> None:
         """Set their leases anew, as far as they are still their claimer's."""
@@ -271,23 +331,23 @@ class Ledger:
         Raises:
             JobConflict: an open item of another job has one of the names
         """
-        return self._together(Publication(claim, hashes, names))
+        return bool(self._together(Publication(claim, hashes, names)))
 
     def end(self, claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
         """The item has come to this; False if it is no longer its claimer's, and then nothing is changed.
 
         With the job's last item, the job ends; one that fails ends a job that stops on errors.
         """
-        return self._together(End(claim, state, outcome))
+        return bool(self._together(End(claim, state, outcome)))
 
-    def _record(self, wishes: Sequence[Publication | End]) -> Sequence[bool | Exception]:
-        """Several threads' in one transaction."""
+    def _record(self, wishes: Sequence[Turn | Publication | End]) -> Sequence[Any]:
+        """What several threads wish, in one transaction."""
         try:
             with self._writing() as connection:
                 return _recorded(connection, wishes)
         except IntegrityError:
             # another process was quicker by a moment (PostgreSQL): now it can be seen
-            answers: list[bool | Exception] = []
+            answers: list[Any] = []
             for wish in wishes:
                 try:
                     with self._writing() as connection:
@@ -318,7 +378,7 @@ class Ledger:
                         "detail": f"expected an end of {most_attempts} attempts (FALCONIMG_JOB_ATTEMPTS), came none",
                     }
                     outcome = _outcome(json.loads(row.image), "failed") | {"error": error}
-                    _end(connection, row.job, {row.number: ("failed", outcome)})
+                    _end(connection, row.job, {row.number: Ended("failed", outcome, row.round)})
                     found.append((row.job, row.number, "failed"))
                 else:
                     connection.execute(
@@ -440,7 +500,7 @@ class Ledger:
         with self._writing() as connection:
             _job(connection, id_)
             _end_pending(connection, id_, "cancelled", "not begun: the job was cancelled")
-            _end_if_all_have(connection, id_)
+            _end_if_all_have(connection, _counts(connection, id_))
             return _shown(_job(connection, id_))
 
     def retry(self, id_: str, names: Mapping[int, Sequence[str]]) -> dict[str, Any]:
@@ -488,8 +548,23 @@ def _file(url: str) -> Path | None:
 
 
 def _engine(url: str) -> Engine:
-    if not _file(url):
-        return create_engine(url, pool_pre_ping=True)
+    return _sqlite(url) if _file(url) else _postgresql(url)
+
+
+def _postgresql(url: str) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True)
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _record: Any) -> None:
+        # who freezes in the middle of a transaction keeps others waiting no longer: it is taken back
+        for setting in ("idle_in_transaction_session_timeout", "lock_timeout"):
+            connection.execute(f"SET {setting} = {1000 * BUSY_SECONDS:.0f}")
+        connection.commit()
+
+    return engine
+
+
+def _sqlite(url: str) -> Engine:
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -525,26 +600,36 @@ def _prepare(connection: Connection) -> None:
         )
 
 
-def _turns(most: int) -> Select[Any]:
-    return (
-        select(ITEM)
-        .where(ITEM.c.state == "pending")
-        .order_by(ITEM.c.priority.desc(), ITEM.c.job, ITEM.c.number)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
+def _recorded(connection: Connection, wishes: Sequence[Turn | Publication | End]) -> list[Any]:
+    """What came of each; the ends are first, as others may have the names of what has ended, and claims last."""
+    made = [wish for wish in wishes if not isinstance(wish, Turn)]
+    rounds = _held_rounds(connection, [wish.claim for wish in made])
+    ends: dict[str, dict[int, Ended]] = {}
+    for wish in made:
+        job, number, _ = key = wish.claim.key
+        if isinstance(wish, End) and key in rounds:
+            ends.setdefault(job, {})[number] = Ended(wish.state, wish.outcome, rounds[key])
+    for job in sorted(ends):  # as all do, so that no two wait for each other
+        _end(connection, job, ends[job])
+    held = [wish for wish in made if isinstance(wish, Publication) and wish.claim.key in rounds]
+    refused = _publish(connection, held)
+    return [
+        _claim(connection, wish)
+        if isinstance(wish, Turn)
+        else refused.get(wish.claim.key, wish.claim.key in rounds)
+        for wish in wishes
+    ]  # fmt: skip
 
 
-def _claimed(connection: Connection, rows: Sequence[Row[Any]], now: float, seconds: float) -> list[Claim]:
+def _claim(connection: Connection, turn: Turn) -> list[Claim]:
+    rows = connection.execute(TURNS, {"most": turn.most}).all()
+    fresh = list(takewhile(lambda row: not row.attempts, rows))
+    rows = fresh or (rows[:1] if turn.idle else [])
     if not rows:
         return []
-    jobs = sorted({row.job for row in rows})
-    begun = func.coalesce(JOB.c.begun, now)
-    connection.execute(
-        update(JOB).where(JOB.c.id.in_(jobs), JOB.c.state == "queued").values(state="running", begun=begun)
-    )
-    texts = connection.execute(select(JOB.c.id, JOB.c.document).where(JOB.c.id.in_(jobs))).all()
-    documents = {row.id: json.loads(row.document) for row in texts}
+    jobs, now = sorted({row.job for row in rows}), time.time()
+    connection.execute(BEGIN_JOBS, {"jobs": jobs, "now": now})
+    documents = {row.id: json.loads(row.document) for row in connection.execute(DOCUMENTS, {"jobs": jobs})}
     claims = [
         Claim(
             row.job, row.number, row.fence + 1, row.attempts + 1, row.place, documents[row.job], json.loads(row.image),
@@ -552,45 +637,25 @@ def _claimed(connection: Connection, rows: Sequence[Row[Any]], now: float, secon
         )
         for row in rows
     ]  # fmt: skip
-    values = {"state": "running", "fence": bindparam("a_fence"), "attempts": bindparam("an_attempt")}
     connection.execute(
-        update(ITEM).where(_BOUND).values(lease=now + seconds, **values),
-        [{**_bound(claim.job, claim.number), "a_fence": claim.fence, "an_attempt": claim.attempts} for claim in claims],
-    )
+        TAKE_ITEM,
+        [
+            {
+                **_one(claim.job, claim.number), "a_fence": claim.fence, "an_attempt": claim.attempts,
+                "a_lease": now + turn.seconds,
+            }
+            for claim in claims
+        ],
+    )  # fmt: skip
     return claims
 
 
-# one item among many that a statement is executed for
-_BOUND = (ITEM.c.job == bindparam("a_job")) & (ITEM.c.number == bindparam("a_number"))
-
-
-def _bound(job: str, number: int) -> dict[str, Any]:
+def _one(job: str, number: int) -> dict[str, Any]:
     return {"a_job": job, "a_number": number}
-
-
-def _recorded(connection: Connection, wishes: Sequence[Publication | End]) -> list[bool | Exception]:
-    """What came of each; the ends are first, as others may have the names of what has ended."""
-    held = _all_held(connection, [wish.claim for wish in wishes])
-    ends: dict[str, dict[int, tuple[str, Mapping[str, Any]]]] = {}
-    publications = []
-    for wish in wishes:
-        claim = wish.claim
-        if claim.key not in held:
-            continue
-        if isinstance(wish, End):
-            ends.setdefault(claim.job, {})[claim.number] = wish.state, wish.outcome
-        else:
-            publications.append(wish)
-    for job in sorted(ends):  # as all do, so that no two wait for each other
-        _end(connection, job, ends[job])
-    refused = _publish(connection, publications)
-    return [refused.get(wish.claim.key, wish.claim.key in held) for wish in wishes]
 
 
 def _publish(connection: Connection, publications: Sequence[Publication]) -> dict[tuple[str, int, int], Exception]:
     """Record what is going to be published; the refusals by their claims' keys."""
-    if not publications:
-        return {}
     owners = _owners(connection, [name for publication in publications for name in publication.names.values()])
     refused: dict[tuple[str, int, int], Exception] = {}
     hashes, outputs = [], []
@@ -601,32 +666,27 @@ def _publish(connection: Connection, publications: Sequence[Publication]) -> dic
             whose = owners[names[taken]][0]
             refused[claim.key] = JobConflict(f"{taken}: expected a path that no open job has, came one of {whose}'s")
             continue
-        hashes.append({**_bound(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
+        hashes.append({**_one(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
         new = [name for name in dict.fromkeys(names.values()) if name not in owners]
         outputs += [{"path": name, "job": claim.job, "number": claim.number} for name in new]
         owners.update(dict.fromkeys(new, me))
     if hashes:
-        connection.execute(update(ITEM).where(_BOUND).values(hashes=bindparam("some_hashes")), hashes)
+        connection.execute(SET_HASHES, hashes)
     if outputs:
-        connection.execute(insert(OUTPUT), outputs)
+        connection.execute(ADD_OUTPUTS, outputs)
     return refused
 
 
-def _all_held(connection: Connection, claims: Sequence[Claim]) -> set[tuple[str, int, int]]:
-    """Of these claims, the keys of those that still are their claimer's; nobody changes them meanwhile."""
+def _held_rounds(connection: Connection, claims: Sequence[Claim]) -> dict[tuple[str, int, int], int]:
+    """The rounds of those that still are their claimer's, by their keys; nobody changes them meanwhile."""
     numbers: dict[str, list[int]] = {}
     for claim in claims:
         numbers.setdefault(claim.job, []).append(claim.number)
-    found = set()
-    for job in sorted(numbers):
-        query = (
-            select(ITEM.c.job, ITEM.c.number, ITEM.c.fence)
-            .where(ITEM.c.job == job, ITEM.c.number.in_(numbers[job]), ITEM.c.state == "running")
-            .order_by(ITEM.c.number)
-            .with_for_update()
-        )
-        found |= {(row.job, row.number, row.fence) for row in connection.execute(query)}
-    return found
+    return {
+        (row.job, row.number, row.fence): row.round
+        for job in sorted(numbers)
+        for row in connection.execute(HELD, {"a_job": job, "numbers": numbers[job]})
+    }
 
 
 def _held(claim: Claim) -> Any:
@@ -656,7 +716,7 @@ def _owners(connection: Connection, paths: Sequence[str]) -> dict[str, tuple[str
     """Of these names, those that an open item has: (job, number)."""
     found = {}
     for chunk in _chunks(paths):
-        for row in connection.execute(select(OUTPUT).where(OUTPUT.c.path.in_(chunk))):
+        for row in connection.execute(OWNERS, {"paths": chunk}):
             found[row.path] = (row.job, row.number)
     return found
 
@@ -680,67 +740,73 @@ def _add_event(connection: Connection, job: str, kind: str, at: float, body: Map
     connection.execute(insert(EVENT), row)
 
 
-def _end(connection: Connection, job: str, ends: Mapping[int, tuple[str, Mapping[str, Any]]]) -> None:
+def _end(connection: Connection, job: str, ends: Mapping[int, Ended]) -> None:
     """Items end; one that fails ends a job that stops on errors, and the last one ends its job."""
-    _end_items(connection, job, ends)
-    if any(state == "failed" for state, _ in ends.values()) and _job(connection, job).stop:
+    row = _end_items(connection, job, ends)
+    if row.stop and any(end.state == "failed" for end in ends.values()):
         _end_pending(connection, job, "skipped", "not begun: an earlier image failed, and on_error is stop")
-    _end_if_all_have(connection, job)
+        row = _counts(connection, job)
+    _end_if_all_have(connection, row)
 
 
-def _end_items(connection: Connection, job: str, ends: Mapping[int, tuple[str, Mapping[str, Any]]]) -> None:
-    """These items of a job, by number, come to this state and outcome; the job's row is locked by that."""
+def _end_items(connection: Connection, job: str, ends: Mapping[int, Ended]) -> Row[Any]:
+    """These items of a job, by number, come to that; the job's row as it is then, locked."""
     now = time.time()
-    rounds = select(ITEM.c.number, ITEM.c.round).where(ITEM.c.job == job, ITEM.c.number.in_(ends))
-    round_ = {row.number: row.round for row in connection.execute(rounds)}
     connection.execute(
-        update(ITEM)
-        .where(_BOUND)
-        .values(state=bindparam("a_state"), outcome=bindparam("an_outcome"), lease=None, hashes=None),
+        END_ITEM,
         [
-            {**_bound(job, number), "a_state": state, "an_outcome": json.dumps(outcome)}
-            for number, (state, outcome) in ends.items()
+            {**_one(job, number), "a_state": end.state, "an_outcome": json.dumps(end.outcome)}
+            for number, end in ends.items()
         ],
     )
-    connection.execute(delete(OUTPUT).where(OUTPUT.c.job == job, OUTPUT.c.number.in_(ends)))
-    counts = Counter(state for state, _ in ends.values())
-    more = {state: JOB.c[state] + count for state, count in counts.items()}
-    connection.execute(update(JOB).where(JOB.c.id == job).values(events=JOB.c.events + len(ends), **more))
-    first = _job(connection, job).events - len(ends) + 1
+    connection.execute(FREE_OUTPUTS, {"a_job": job, "numbers": list(ends)})
+    states = [end.state for end in ends.values()]
+    counts = {f"more_{end}": states.count(end) for end in ENDS}
+    connection.execute(COUNT_ENDS, {"a_job": job, "more": len(ends), **counts})
+    row = _counts(connection, job)
     connection.execute(
-        insert(EVENT),
+        ADD_EVENTS,
         [
             {
-                "job": job, "seq": seq, "kind": "image", "number": number, "round": round_[number], "at": now,
-                "body": json.dumps({"index": number, **outcome}),
+                "job": job, "seq": seq, "kind": "image", "number": number, "round": end.round, "at": now,
+                "body": json.dumps({"index": number, **end.outcome}),
             }
-            for seq, (number, (_, outcome)) in enumerate(ends.items(), first)
+            for seq, (number, end) in enumerate(ends.items(), row.events - len(ends) + 1)
         ],
     )  # fmt: skip
+    return row
 
 
 def _end_pending(connection: Connection, job: str, state: str, why: str) -> None:
     rows = connection.execute(
-        select(ITEM.c.number, ITEM.c.place, ITEM.c.image)
+        select(ITEM.c.number, ITEM.c.place, ITEM.c.image, ITEM.c.round)
         .where(ITEM.c.job == job, ITEM.c.state == "pending")
         .order_by(ITEM.c.number)
         .with_for_update()
     ).all()
     for chunk in _chunks(rows):
-        ends = {row.number: (state, _not_begun(json.loads(row.image), state, row.place, why)) for row in chunk}
+        ends = {
+            row.number: Ended(state, _not_begun(json.loads(row.image), state, row.place, why), row.round)
+            for row in chunk
+        }
         _end_items(connection, job, ends)
 
 
-def _end_if_all_have(connection: Connection, job: str) -> None:
-    row = _job(connection, job)
-    if row.state not in OPEN or sum(row._mapping[end] for end in ENDS) < row.total:
+def _counts(connection: Connection, job: str) -> Row[Any]:
+    return connection.execute(COUNTS, {"a_job": job}).one()
+
+
+def _end_if_all_have(connection: Connection, row: Row[Any]) -> None:
+    """End the job of which these are the counts, if nothing of it is open."""
+    counts = {end: row._mapping[end] for end in ENDS}
+    if row.state not in OPEN or sum(counts.values()) < row.total:
         return
     state = "cancelled" if row.cancelled else "partial" if row.failed else "done"
     if row.failed and not (row.done or row.skipped or row.cancelled):
         state = "failed"
     now = time.time()
-    connection.execute(update(JOB).where(JOB.c.id == job).values(state=state, ended=now))
-    _add_event(connection, job, "ended", now, {"state": state, **{end: row._mapping[end] for end in ENDS}})
+    connection.execute(update(JOB).where(JOB.c.id == row.id).values(state=state, ended=now))
+    _add_event(connection, row.id, "ended", now, {"state": state, **counts})
 
 
 def _shown(row: Row[Any]) -> dict[str, Any]:

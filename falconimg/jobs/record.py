@@ -42,6 +42,14 @@ class Claim(NamedTuple):
         return self.job, self.number, self.fence
 
 
+class Turn(NamedTuple):
+    """Who wants items: how many at most, for how many seconds, and whether it makes none now."""
+
+    most: int
+    seconds: float
+    idle: bool
+
+
 class Publication(NamedTuple):
     """What is going to be published of a claimed item."""
 

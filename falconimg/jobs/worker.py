@@ -19,6 +19,10 @@ from falconimg.settings import Settings
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
+RECORDING = 4
+"""Threads beyond FALCONIMG_POOL: so many wait for the ledger and the disk while as many as that make pictures."""
+AHEAD = 6
+"""Images that are claimed beyond those that have a thread, so that there are several to claim at once."""
 POLL_SECONDS = 0.2
 """How often an idle process looks for work."""
 SWEEP_SECONDS = 2.0
@@ -109,7 +113,7 @@ class Worker:
     def __init__(self, pipeline: Pipeline, ledger: Ledger) -> None:
         self.pipeline, self.ledger, self.settings = pipeline, ledger, pipeline.settings
         self.keeper = Keeper(self.settings, ledger)
-        self.width = self.settings.pool + 2  # those that are made, and two that are ready for their turn
+        self.width = self.settings.pool + AHEAD
         self._threads = ThreadPoolExecutor(self.width, "job")
         self._stopping = threading.Event()
         self._free = threading.Event()  # an image has ended
@@ -143,6 +147,8 @@ class Worker:
         """Whether there was something to do, and room for it."""
         try:
             free = 0 if self._alone else self.width - len(self._running)
+            if self._running and free < AHEAD // 2:
+                free = 0  # to claim several takes no longer than to claim one
             claims = self.ledger.claim(free, self.settings.lease_seconds, idle=not self._running)
         except LedgerProblem as problem:
             log.logger.error("ledger", detail=problem.detail)
