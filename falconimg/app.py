@@ -181,6 +181,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         from falconimg.jobs.ledger import Ledger  # see falconimg.jobs.record
 
         ledger = Ledger(settings.ledger_url)
+        metrics.COLLECTOR.look = ledger.waiting
         for path, of_jobs in JOB_ROUTES.items():
             app.add_route(path, of_jobs(settings, pipeline, ledger))
     app.add_error_handler(Exception, _unforeseen)

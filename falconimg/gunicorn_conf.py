@@ -217,6 +217,10 @@ def _begin_metrics() -> None:
         master, child = os.getpid(), os.fork()  # not multiprocessing's: a worker that ends would end it
         if not child:
             try:
+                if settings.has_jobs:
+                    from falconimg.jobs.ledger import Ledger  # see falconimg.jobs.record
+
+                    metrics.COLLECTOR.look = Ledger(settings.ledger_url).waiting
                 metrics.serve(settings.metrics_bind, master, sender)
             finally:
                 os._exit(0)

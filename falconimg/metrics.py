@@ -12,8 +12,8 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -36,6 +36,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from falconimg.errors import LedgerProblem
 from falconimg.job import Outcome
 from falconimg.settings import metrics_directory
 
@@ -102,7 +103,20 @@ BUDGET_USED = _gauge("memory_budget_used_bytes", "bytes of it that are granted")
 CACHE_HITS = _counter("cache_hits_total", "results taken from the cache")
 CACHE_MISSES = _counter("cache_misses_total", "results that the cache had not")
 BUILD = Row("falconimg_build_info", "gauge", ("version", "python", "opencv"), "always 1; its labels say what runs")
-ROWS.append(BUILD)
+JOBS = Row("falconimg_jobs", "gauge", ("state",), "jobs on record that have not ended: queued or running")
+JOB_IMAGES = Row("falconimg_job_images", "gauge", ("state",), "images of jobs that have not ended: pending or running")
+JOB_AGE = Row("falconimg_job_oldest_seconds", "gauge", (), "since the oldest job that has not ended was submitted")
+JOB_LATE = Row("falconimg_job_webhooks_late", "gauge", (), "jobs whose webhook has not taken its last message")
+ROWS += (BUILD, JOBS, JOB_IMAGES, JOB_AGE, JOB_LATE)
+
+
+class Waiting(NamedTuple):
+    """What of the ledger of jobs has not ended."""
+
+    jobs: Mapping[str, int]  # by state
+    images: Mapping[str, int]  # by state
+    oldest: float  # seconds since the oldest job was submitted, 0 if there is none
+    late: int  # jobs whose webhook has not taken its last message
 
 
 class Stages:
@@ -177,10 +191,13 @@ def _exact(seconds: float) -> float:
 
 
 class Everything(Collector):
-    """The numbers of this process, or of all that share the directory."""
+    """The numbers of this process, or of all that share the directory; and what `look` sees of the ledger of jobs."""
+
+    look: Callable[[], Waiting] | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Each metric with its series."""
+        yield from self._jobs()
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([version("falconimg"), platform.python_version(), version("opencv-python-headless")], 1)
         yield build
@@ -192,6 +209,23 @@ class Everything(Collector):
             merged = MultiProcessCollector.merge([str(file) for file in directory.glob("*.db") if _filled(file)])
         yield from merged
 
+    def _jobs(self) -> Iterator[Metric]:
+        """Without jobs, or a ledger that answers, they have no series."""
+        waiting = None
+        with suppress(LedgerProblem):  # readiness and the log tell of it
+            waiting = self.look() if self.look else None
+        jobs, images, age, late = (
+            GaugeMetricFamily(row.name, row.help, labels=row.labels) for row in (JOBS, JOB_IMAGES, JOB_AGE, JOB_LATE)
+        )
+        if waiting:
+            for state in ("queued", "running"):
+                jobs.add_metric([state], waiting.jobs.get(state, 0))
+            for state in ("pending", "running"):
+                images.add_metric([state], waiting.images.get(state, 0))
+            age.add_metric([], waiting.oldest)
+            late.add_metric([], waiting.late)
+        yield from (jobs, images, age, late)
+
 
 def _filled(file: Path) -> bool:
     """One that is being made is empty for a moment, and a gauge's goes with its process, whoever reads."""
@@ -201,8 +235,8 @@ def _filled(file: Path) -> bool:
         return False
 
 
-EVERYTHING = CollectorRegistry()
-EVERYTHING.register(Everything())
+EVERYTHING, COLLECTOR = CollectorRegistry(), Everything()
+EVERYTHING.register(COLLECTOR)
 
 
 def scraped() -> bytes:

@@ -24,6 +24,7 @@ from tests.serving import free_port
 
 SECONDS = 60
 KEY, SECRET = "falconimg", "a-secret-of-16-and-more"
+DOMAIN = "s3.test"  # below which a bucket is a host's name
 
 
 @dataclass
@@ -220,6 +221,7 @@ def seaweedfs(root: Path) -> Iterator[Service]:
         f"-s3.port={port}", f"-s3.config={root}/s3.json", f"-master.port.grpc={free_port()}",
         f"-volume.port.grpc={free_port()}", f"-filer.port.grpc={free_port()}", f"-s3.port.grpc={free_port()}",
         "-master.volumeSizeLimitMB=64", "-volume.max=20", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.domainName={DOMAIN}",
     ]  # fmt: skip
     with running(Service(command, root, port, lambda port: _says(port, "/status"))) as service:
         yield service

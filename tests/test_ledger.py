@@ -518,6 +518,21 @@ def test_a_retry_that_is_in_the_way_is_refused(ledger: Ledger) -> None:
 # Asking
 
 
+def test_what_waits_is_counted_with_the_age_of_the_oldest(ledger: Ledger) -> None:
+    assert ledger.waiting() == ({}, {}, 0.0, 0)
+    submitted(ledger, 3, webhook="https://example.com")
+    submitted(ledger, 2)
+    [claim] = claimed(ledger)
+    time.sleep(0.1)
+    jobs, images, oldest, late = ledger.waiting()
+    assert (jobs, images, late) == ({"queued": 1, "running": 1}, {"pending": 4, "running": 1}, 0)
+    assert 0.1 <= oldest < 20
+    ledger.not_sent(ledger.messages(1, 60)[0], 60)
+    assert ledger.waiting().late == 1
+    assert ledger.end(claim, "done", DONE)
+    assert ledger.waiting().images == {"pending": 4}
+
+
 def test_an_unknown_job_is_said_to_be_one(ledger: Ledger) -> None:
     ask: list[Callable[[], Any]] = [
         lambda: ledger.job("x"), lambda: ledger.images("x", 0, 1), lambda: ledger.events("x", 0, 1),

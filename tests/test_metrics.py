@@ -24,7 +24,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 
 from falconimg import metrics, scratch
-from falconimg.errors import Impossible
+from falconimg.errors import Impossible, LedgerProblem
 from falconimg.job import Outcome, Output
 from falconimg.operations import OPERATIONS
 from falconimg.request import process
@@ -81,6 +81,18 @@ def test_the_text_is_prometheuss_with_a_help_and_a_type_for_each_row(server: Ser
         family = row.name.removesuffix("_total") if row.kind == "counter" else row.name
         assert re.search(rf"^# HELP {family}(_total)? \S", text, re.MULTILINE), row.name
         assert re.search(rf"^# TYPE {family}(_total)? {row.kind}$", text, re.MULTILINE), row.name
+
+
+def test_a_ledger_that_does_not_answer_takes_no_other_metric_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> metrics.Waiting:
+        raise LedgerProblem("the disk is full")
+
+    monkeypatch.setattr(metrics.COLLECTOR, "look", lambda: metrics.Waiting({"queued": 2}, {}, 1.5, 1))
+    assert value(metrics.scraped().decode(), "jobs", state="queued") == 2
+    monkeypatch.setattr(metrics.COLLECTOR, "look", look)
+    text = metrics.scraped().decode()
+    assert "falconimg_jobs{" not in text
+    assert value(text, "images_total", verdict="done") >= 0
 
 
 def test_names_are_as_prometheus_wants_them() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from obstore.store import MemoryStore
@@ -189,6 +191,65 @@ def test_of_many_writers_of_one_name_one_wins(kind: str, request: pytest.Fixture
         thread.join()
     assert len(won) == 1
     assert store.read("a", LIMIT) == bytes(won) * 1000
+
+
+class Names(BaseHTTPRequestHandler):
+    """What a name server would do: whatever host is asked for, it is the one server; each is written down."""
+
+    server: Proxy
+
+    def answer(self) -> None:
+        address = urlsplit(self.path)
+        self.server.asked.append((str(address.hostname), address.path))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
+        path = address._replace(scheme="", netloc="").geturl()
+        connection.request(self.command, path, body, dict(self.headers))
+        answer = connection.getresponse()
+        data = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Proxy(ThreadingHTTPServer):
+    def __init__(self, behind: int) -> None:
+        super().__init__(("127.0.0.1", 0), Names)
+        self.behind = behind
+        self.asked: list[tuple[str, str]] = []
+
+
+@pytest.mark.servers
+def test_a_bucket_may_be_a_host_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s3").mkdir()
+    (tmp_path / "root").mkdir()
+    with services.seaweedfs(tmp_path / "s3") as service:
+        services.make_bucket(service, "tiles")
+        names = Proxy(service.port)
+        threading.Thread(target=names.serve_forever, daemon=True).start()
+        for name, value in services.s3(service).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{services.DOMAIN}")
+        monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{names.server_port}")
+        try:
+            store = opened(Settings(root=tmp_path / "root", stores=("s3://tiles/",)))
+            store.publish([File("s3://tiles/below/a.png", b"abc")], "error")
+            assert store.read("s3://tiles/below/a.png", LIMIT) == b"abc"
+            with pytest.raises(errors.Exists):
+                store.publish([File("s3://tiles/below/a.png", b"abc")], "error")
+        finally:
+            names.shutdown()
+            names.server_close()
+        assert set(names.asked) == {(f"tiles.{services.DOMAIN}", "/below/a.png")}
 
 
 @pytest.mark.servers

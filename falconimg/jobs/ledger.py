@@ -45,6 +45,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from falconimg.errors import JobConflict, LedgerProblem, Poison, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication, Turn
 from falconimg.jobs.together import Together
+from falconimg.metrics import Waiting
 
 VERSION = 1
 """Of the tables below; a ledger of another one is refused."""
@@ -470,6 +471,21 @@ class Ledger:
             query = query.where(JOB.c.id < before)
         with self._reading() as connection:
             return [_shown(row) for row in connection.execute(query)]
+
+    def waiting(self) -> Waiting:
+        """What has not ended."""
+        jobs = select(JOB.c.state, func.count(), func.min(JOB.c.created)).where(JOB.c.state.in_(OPEN))
+        images = select(ITEM.c.state, func.count()).where(ITEM.c.state.in_(("pending", "running")))
+        late = select(func.count()).select_from(JOB).where(JOB.c.due.is_not(None), JOB.c.tries > 0)
+        with self._reading() as connection:
+            rows = connection.execute(jobs.group_by(JOB.c.state)).all()
+            created = [created for _, _, created in rows]
+            return Waiting(
+                {state: count for state, count, _ in rows},
+                {state: count for state, count, *_ in connection.execute(images.group_by(ITEM.c.state))},
+                time.time() - min(created) if created else 0.0,
+                connection.scalar(late) or 0,
+            )
 
     def images(self, id_: str, after: int, most: int) -> list[dict[str, Any]]:
         """A job's images behind that number: their part of the report, or their state; raises UnknownJob."""
