@@ -8,14 +8,19 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Collection
-from http.client import HTTPConnection
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from falconimg.errors import Problem
 
 PORTS = {"http": 80, "https": 443}
+LEADING_ON = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "fec0::/10")]
+"""IPv6 addresses that stand for one of IPv4, or are of a site (RFC 6052, 8215, 4291, 3879), whatever Python says."""
+RELAYS = ipaddress.ip_network("192.88.99.0/24")  # RFC 7526
 
 
 class Refused(Problem):
@@ -76,8 +81,12 @@ def _is_public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if inner or address in ipaddress.ip_network("64:ff9b::/96"):  # these lead to an IPv4 address (RFC 6052)
-            return inner is not None and _is_public(str(inner))
+        if inner:
+            return _is_public(str(inner))
+        if any(address in network for network in LEADING_ON):
+            return False
+    elif address in RELAYS:
+        return False
     return address.is_global and not address.is_multicast
 
 
@@ -87,6 +96,7 @@ class Connection(HTTPConnection):
     def __init__(self, where: Target, private: Collection[str], seconds: float) -> None:
         super().__init__(where.host, where.port, timeout=seconds)
         self.where = where
+        self._cut: socket.socket | None = None  # the same connection, to be ended by another thread
         self.found = addresses(where.host, where.port, private)
 
     def connect(self) -> None:
@@ -98,6 +108,38 @@ class Connection(HTTPConnection):
             except OSError:
                 if number == len(self.found):
                     raise
+        self._cut = connected.dup()
         if self.where.scheme == "https":
             connected = ssl.create_default_context().wrap_socket(connected, server_hostname=self.where.host)
         self.sock = connected
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """End it when so many seconds are over, whatever still comes: a timeout counts from one byte to the next.
+
+        Raises:
+            TimeoutError: they are
+        """
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            if self._cut:
+                with suppress(OSError):
+                    self._cut.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, HTTPException):
+            if not over.is_set():
+                raise
+        finally:
+            timer.cancel()
+            self.close()
+            if self._cut:
+                self._cut.close()
+        if over.is_set():
+            raise TimeoutError(f"expected all of it within {seconds:g} seconds")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from falconimg.errors import Busy
-from falconimg.jobs import execution
+from falconimg.jobs import execution, worker
 from falconimg.jobs.ledger import Ledger
 from falconimg.jobs.record import Claim
 from falconimg.jobs.worker import Worker
@@ -30,7 +30,7 @@ class Desk:
     def __init__(self, server: Server, url: str) -> None:
         self.server = server
         self.ledger = Ledger(url)
-        self.worker = Worker(server.pipeline, self.ledger)
+        self.worker = Worker(server.pipeline.settings, server.pipeline.store, self.ledger)
         self.thread = threading.Thread(target=self.worker.run, daemon=True)
 
     def submit(self, images: Any, headers: dict[str, str] | None = None, **more: Any) -> Result:
@@ -68,6 +68,7 @@ class Desk:
         if self.thread.is_alive():
             self.thread.join(SECONDS)
             assert not self.thread.is_alive()
+        self.worker.pipeline.threads.close()
         self.ledger.close()
 
 
@@ -103,6 +104,34 @@ def image(output: str = "out/a.png", **more: Any) -> dict[str, Any]:
 
 
 # Submitting
+
+
+def test_a_key_that_comes_again_is_its_job_though_the_inputs_are_gone(desk: Desk) -> None:
+    document = [{"input": "in/*.png", "output": "out/{stem}.png"}]
+    first = desk.submit(document, {"Idempotency-Key": "k"}, glob=True)
+    (desk.server.root / "in/a.png").unlink()
+    again = desk.submit(document, {"Idempotency-Key": "k"}, glob=True)
+    assert (again.status_code, again.json["id"]) == (202, first.json["id"])
+    assert desk.submit(document, glob=True).status_code == 422
+
+
+def test_what_may_have_ended_its_worker_has_no_other_beside_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = desk.submitted(*(image(f"out/{n}.png") for n in range(4)))
+    desk.ledger.claim(1, -1)  # its worker is gone
+    desk.ledger.expire(9)
+    states: list[str] = []
+    make = execution.run_claimed
+
+    def slowly(claim: Claim, *more: Any) -> bool:
+        if claim.attempts > 1:
+            time.sleep(1)
+            states.extend(each["status"] for each in desk.ledger.images(id_, 0, 9))
+        return make(claim, *more)
+
+    monkeypatch.setattr(worker, "run_claimed", slowly)
+    desk.start()
+    desk.ended(id_)
+    assert states == ["pending"] * 3
 
 
 def test_a_job_is_answered_with_where_it_is_and_made_by_a_worker(desk: Desk) -> None:
@@ -296,8 +325,8 @@ def test_events_are_lines_that_go_on_until_the_job_ends(desk: Desk) -> None:
     assert [(each["seq"], each["kind"]) for each in found] == [(1, "queued"), (2, "image"), (3, "image"), (4, "ended")]
     assert lines(desk.get(f"/{id_}/events", query_string="after=2")) == found[2:]
     assert lines(desk.get(f"/{id_}/events", headers={"Last-Event-ID": "3"})) == found[3:]
-    # what an address says is newer than what a browser remembers of it
-    assert lines(desk.get(f"/{id_}/events", query_string="after=3", headers={"Last-Event-ID": "1"})) == found[3:]
+    # a browser that comes back asks for the same address, and says what it had besides
+    assert lines(desk.get(f"/{id_}/events", query_string="after=1", headers={"Last-Event-ID": "3"})) == found[3:]
 
 
 def test_events_are_server_sent_where_they_are_asked_for(desk: Desk) -> None:

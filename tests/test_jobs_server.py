@@ -23,6 +23,9 @@ import pytest
 
 from falconimg.errors import LedgerProblem, SettingsProblem
 from falconimg.jobs import ledger as ledgers
+from falconimg.jobs import submission
+from falconimg.settings import Settings
+from falconimg.stores.routed import opened
 from tests import services
 from tests.conftest import noise
 from tests.serving import SECONDS, Server, free_port, read, serving, write
@@ -94,14 +97,18 @@ CRASHES = {
 }
 
 
+def customized(root: Path, custom: str) -> str:
+    """PYTHONPATH for processes in which that is done when they make images."""
+    (root / "site").mkdir(exist_ok=True)
+    (root / "site/sitecustomize.py").write_text(CUSTOM + f"    {custom or 'pass'}\n")
+    return os.pathsep.join(filter(None, [str(root / "site"), os.environ.get("PYTHONPATH", "")]))
+
+
 @contextmanager
 def jobs(root: Path, custom: str = "", **settings: str) -> Iterator[Server]:
     """A server with jobs; `custom` is done in the processes that make the images."""
-    (root / "site").mkdir(exist_ok=True)
-    (root / "site/sitecustomize.py").write_text(CUSTOM + f"    {custom or 'pass'}\n")
     chosen = {"jobs": "on", "ledger": str(root / "jobs.db"), "lease_seconds": str(LEASE), "workers": "1", **settings}
-    path = os.pathsep.join(filter(None, [str(root / "site"), os.environ.get("PYTHONPATH", "")]))
-    with serving(root, ("env", f"PYTHONPATH={path}"), **chosen) as server:
+    with serving(root, ("env", f"PYTHONPATH={customized(root, custom)}"), **chosen) as server:
         yield server
 
 
@@ -156,19 +163,48 @@ def test_the_one_command_answers_and_makes(tmp_path: Path) -> None:
     assert "Traceback" not in server.log
 
 
+@contextmanager
+def makers_alone(root: Path, custom: str, count: int, settings: Settings) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that make images, without a server."""
+    environ = {
+        **os.environ, "PYTHONPATH": customized(root, custom), "FALCONIMG_ROOT": str(root),
+        "FALCONIMG_LEDGER": str(root / "jobs.db"), "FALCONIMG_LEASE_SECONDS": str(LEASE),
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from falconimg.cli import main; main()", "worker"]
+    started = [subprocess.Popen(command, cwd=root, env=environ) for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
 @pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES)
 def test_a_worker_that_is_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path, crash: str) -> None:
-    image = write(tmp_path, "a.png", noise(80, 80))
-    with jobs(tmp_path, crash, job_workers="2") as server:
-        id_ = submit(server, [image], "split", if_exists="error")
-        job = ended(server, id_)
-        assert (tmp_path / "happened").exists()
-        assert [each["kind"] for each in events(server, id_)] == ["queued", "image", "ended"]
-        assert job["state"] == "done", job
-        assert len(job["images"][0]["outputs"]) == 4
-        check(tmp_path, job)
-        if crash != CRASHES["after the end is recorded"]:
-            assert job["ended"] - job["begun"] < LEASE + 2 + 3  # the lease, a sweep, and making it on a busy machine
+    document = {"images": [write(tmp_path, "a.png", noise(80, 80))], "operations": ["split"], "if_exists": "error"}
+    settings = Settings(root=tmp_path, ledger=f"sqlite:///{tmp_path}/jobs.db")
+    ledger = ledgers.Ledger(settings.ledger)
+    id_, _ = submission.submit(document, settings, opened(settings), ledger)
+    with makers_alone(tmp_path, crash, 2, settings) as processes:
+        end = time.monotonic() + SECONDS
+        while not (ledger.job(id_)["ended"] and any(process.poll() for process in processes)):
+            assert time.monotonic() < end, ledger.job(id_)
+            time.sleep(0.02)
+        assert sorted(process.poll() or 0 for process in processes) == [-signal.SIGKILL, 0]
+    job = {**ledger.job(id_), "images": ledger.images(id_, -1, 9)}
+    assert [each["kind"] for each in ledger.events(id_, 0, 9)] == ["queued", "image", "ended"]
+    assert job["state"] == "done", job
+    assert len(job["images"][0]["outputs"]) == 4
+    check(tmp_path, job)
+    if crash != CRASHES["after the end is recorded"]:
+        assert job["ended"] - job["begun"] < LEASE + 2 + 3  # the lease, a sweep, and making it on a busy machine
+    ledger.close()
 
 
 def test_a_picture_that_kills_its_worker_ends_as_poison_and_the_others_are_made(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +479,69 @@ def test_a_cancelled_job_ends_with_what_runs(ledger: Ledger) -> None:
     assert kinds(ledger, job) == ["queued", "image", "image", "image", "ended"]
 
 
+def at_once(*calls: Callable[[], object]) -> list[object]:
+    """What calls that are made together answer or raise."""
+    ready = threading.Barrier(len(calls))
+
+    def call(what: Callable[[], object]) -> object:
+        ready.wait()
+        try:
+            return what()
+        except (JobConflict, LedgerProblem, IntegrityError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(call, calls))
+
+
+def test_nobody_waits_for_who_waits_for_it(opened: Open) -> None:
+    """Those who lock several rows do so in one order: PostgreSQL would undo one of two that wait for each other."""
+    one, other = opened(), opened()
+    for _ in range(10):
+        older = submitted(one, 3, document={"on_error": "stop"})
+        newer = submitted(one, 3)
+        claims = [*claimed(one, 2), *[claim for claim in claimed(one, 9) if claim.job == newer][:2]]
+        kept = claims[::-1]
+        publications = [Publication(claim, {}, {}) for claim in kept]
+        calls: list[Callable[[], object]] = [partial(other.renew, kept, 60), partial(one._record, publications)]
+        answers = at_once(*calls * 3)
+        assert not [answer for answer in answers if isinstance(answer, Exception)]
+        one.cancel(older)
+        one.cancel(newer)
+        for claim in claims:
+            one.end(claim, "done", DONE)
+        while found := claimed(one, 9):
+            for claim in found:
+                one.end(claim, "done", DONE)
+    for _ in range(10):
+        id_ = submitted(one, 30, document={"on_error": "stop"})
+        [claim] = claimed(one)
+        answers = at_once(partial(one.end, claim, "failed", FAILED), partial(other.cancel, id_))
+        assert not [answer for answer in answers if isinstance(answer, Exception)]
+        assert one.job(id_)["ended"]
+
+
+def test_of_two_retries_at_once_one_is_refused(opened: Open) -> None:
+    one, other = opened(), opened()
+    for _ in range(5):
+        id_ = submitted(one, 2)
+        for claim in claimed(one, 2):
+            one.end(claim, "failed", FAILED)
+        answers = at_once(*(partial(each.retry, id_, {0: ["out/x"]}) for each in (one, other)))
+        assert sorted(type(answer).__name__ for answer in answers) == ["JobConflict", "dict"]
+        assert kinds(one, id_).count("retried") == 1
+        one.cancel(id_)
+
+
+def test_what_a_failed_image_has_published_is_known_to_its_retry(ledger: Ledger) -> None:
+    id_ = submitted(ledger)
+    [claim] = claimed(ledger)
+    assert ledger.about_to_publish(claim, {"a": "1"}, {"a": "out/a"})
+    assert ledger.end(claim, "failed", FAILED)
+    ledger.retry(id_, {})
+    assert claimed(ledger)[0].hashes == {"a": "1"}
+
+
 def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
     job = submitted(ledger, 1, "/out/a")
     shown = ledger.cancel(job)
@@ -555,15 +620,23 @@ def test_jobs_are_listed_from_the_newest_by_pages_and_states(ledger: Ledger) -> 
     assert [job["id"] for job in ledger.jobs("cancelled", None, 3)] == [made[1]]
 
 
-def test_what_ended_long_ago_is_forgotten_wholly(ledger: Ledger) -> None:
+def test_what_ended_long_ago_is_forgotten_wholly(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     old, open_ = submitted(ledger, 2, "/out/a", key="k"), submitted(ledger)
     ledger.cancel(old)
     assert ledger.forget(time.time() - 60) == 0
     assert ledger.forget(time.time() + 60) == 1
     assert [job["id"] for job in ledger.jobs(None, None, 10)] == [open_]
+    monkeypatch.setattr(module, "CHUNK", 2)  # a large one goes in parts
+    ledger.cancel(large := submitted(ledger, 5))
+    assert ledger.forget(time.time() + 60) == 1
+    ledger.cancel(untold := submitted(ledger, webhook="https://example.com/"))
+    assert ledger.forget(time.time() + 60) == 0  # its webhook is still to be told
+    for message in ledger.messages(9, 60):
+        ledger.sent(message)
+    assert ledger.forget(time.time() + 60) == 1
     with ledger.engine.connect() as connection:
         for table in (ITEM, EVENT, OUTPUT):
-            assert not connection.execute(select(table).where(table.c.job == old)).all()
+            assert not connection.execute(select(table).where(table.c.job.in_([old, large, untold]))).all()
     submitted(ledger, key="k", digest="another")
 
 

@@ -6,6 +6,7 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,11 @@ def test_a_store_of_another_form_is_no_setting(text: str) -> None:
         Settings.from_environ({"FALCONIMG_STORES": text})
 
 
+def test_a_key_with_a_control_character_is_refused(shelf: Routed) -> None:
+    with pytest.raises(errors.InvalidRequest, match="control"):
+        shelf.check_input("s3://b/in/a\nb.png")
+
+
 def test_stores_have_inputs_and_outputs_as_roots_have() -> None:
     both = Settings.from_environ({"FALCONIMG_STORES": "s3://one, s3://one/deeper/"})
     assert both.object_stores == (("s3://one/deeper/", "s3://one/"),) * 2
@@ -202,11 +208,11 @@ class Names(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.server.asked.append((str(address.hostname), address.path))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
         path = address._replace(scheme="", netloc="").geturl()
-        connection.request(self.command, path, body, dict(self.headers))
-        answer = connection.getresponse()
-        data = answer.read()
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.behind)) as connection:
+            connection.request(self.command, path, body, dict(self.headers))
+            answer = connection.getresponse()
+            data = answer.read()
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection"):

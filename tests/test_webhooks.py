@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,28 @@ def test_a_receiver_that_is_not_there_is_tried_again(ledger: Ledger) -> None:
         assert connection.exec_driver_sql("SELECT tries FROM job").scalar() == 1
 
 
+def test_who_answers_a_byte_at_a_time_is_left_when_its_time_is_over(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with listener.accept()[0] as client, suppress(OSError):
+                while True:
+                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        monkeypatch.setattr(webhooks, "SECONDS", 0.5)
+        submitted(ledger, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        begun = time.monotonic()
+        assert send(ledger, Settings(webhook_key=KEY, private_hosts=("127.0.0.1",))) == 1
+        assert 0.4 < time.monotonic() - begun < 5
+        thread.join(20)
+    assert ledger.waiting().late == 1
+
+
 def test_an_address_that_became_private_is_not_asked(ledger: Ledger, receiver: Receiver) -> None:
     submitted(ledger, receiver.url)
     assert send(ledger, Settings(webhook_key=KEY)) == 1
@@ -171,6 +194,7 @@ def test_an_address_that_became_private_is_not_asked(ledger: Ledger, receiver: R
         "http://127.0.0.1/", "http://10.0.0.1/", "http://192.168.1.1/", "http://172.16.0.1/", "http://169.254.169.254/",
         "http://[::1]/", "http://[fe80::1]/", "http://[fd00::1]/", "http://[::ffff:127.0.0.1]/", "http://0.0.0.0/",
         "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://224.0.0.1/", "http://100.64.0.1/",
+        "http://[64:ff9b:1::1]/", "http://[fec0::1]/", "http://[::1.2.3.4]/", "http://192.88.99.1/",
         "http://2130706433/", "http://0x7f.1/", "http://localhost/", "http://127.1/", "http://[::]/",
     ],
 )  # fmt: skip
@@ -225,10 +249,10 @@ def test_a_name_is_resolved_once_and_the_connection_goes_where_it_led(
     connection = outgoing.Connection(where, ["example.com"], 5)
     monkeypatch.undo()  # socket.create_connection looks an address up as well, which is no name
     monkeypatch.setattr(socket, "create_connection", connect)
-    connection.request("POST", where.path, b"{}", {"Host": where.authority, "Content-Length": "2"})
-    with connection.getresponse() as answer:
-        assert answer.status == 204
-    connection.close()
+    with connection.within(5):
+        connection.request("POST", where.path, b"{}", {"Host": where.authority, "Content-Length": "2"})
+        with connection.getresponse() as answer:
+            assert answer.status == 204
     assert asked == ["example.com"]
     assert made == ["127.0.0.1"]
     assert receiver.came[0][0]["host"].startswith("example.com:")

@@ -6,16 +6,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from falconimg import formats, log, tracing
 from falconimg.cli import Refused
 from falconimg.errors import SettingsProblem
 from falconimg.jobs import engine
 from falconimg.jobs.ledger import Ledger
-from falconimg.jobs.worker import RECORDING, Worker
+from falconimg.jobs.worker import Worker
 from falconimg.machine import keep_memory_low
-from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores.routed import opened
 
@@ -40,8 +38,8 @@ def run(settings: Settings, parent: int | None) -> None:
     except SettingsProblem as problem:
         raise Refused(problem.detail) from None
     tracing.start()
-    pipeline = Pipeline(replace(settings, pool=settings.pool + RECORDING), opened(settings))
-    worker = Worker(pipeline, ledger)
+    worker = Worker(settings, opened(settings), ledger)
+    pipeline = worker.pipeline
 
     def stop(*_: object) -> None:
         pipeline.stop()

@@ -7,6 +7,9 @@ What is lost on the way, with the broker or its data, delays: `Keeper.sweep` rin
 from __future__ import annotations
 
 import os
+import queue
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -21,7 +24,9 @@ from falconimg.stores import Store
 
 QUEUE = TASK = "falconimg"
 CONNECT_SECONDS = 2.0
-"""How long a request waits for a broker that does not answer; its items are told of later."""
+"""How long a bell waits for a broker that does not answer; its item is told of later."""
+MOST_BELLS = 1000
+"""Items that wait to be told of."""
 VISIBLE_SECONDS = 2 * 3600
 """Redis: how long a task may run until it is taken for lost though its worker lives; longer than any image takes."""
 
@@ -34,17 +39,43 @@ def bell(settings: Settings) -> Ring | None:
     """
     if not settings.broker:
         return None
-    task = _application(settings).tasks[TASK]
+    return Bell(_application(settings).tasks[TASK].apply_async)
 
-    def ring(job: str, number: int) -> bool:
+
+class Bell:
+    """Tells the engine of items on a thread of its own, so that nobody waits for a broker that does not answer.
+
+    False if it did not take the last one, or has too many to be told of; the sweeper rings again then.
+    """
+
+    def __init__(self, tell: Callable[..., object]) -> None:
+        self._tell = tell
+        self._bells: queue.Queue[tuple[str, int]] = queue.Queue(MOST_BELLS)
+        self._lock = threading.Lock()
+        self._pid = 0  # of the process whose thread it is: a fork does not bring it along
+        self._heard = True
+
+    def __call__(self, job: str, number: int) -> bool:
+        """Whether it may be told."""
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                threading.Thread(target=self._ring, daemon=True).start()
         try:
-            task.apply_async((job, number), retry=False)
-        except Exception as error:  # noqa: BLE001  (each broker has its own; the sweeper rings again)
-            log.logger.warning("bell_not_rung", job=job, index=number, detail=str(error)[:200])
+            self._bells.put_nowait((job, number))
+        except queue.Full:
             return False
-        return True
+        return self._heard
 
-    return ring
+    def _ring(self) -> None:
+        while True:
+            job, number = self._bells.get()
+            try:
+                self._tell((job, number), retry=False)
+                self._heard = True
+            except Exception as error:  # noqa: BLE001  (each broker has its own)
+                self._heard = False
+                log.logger.warning("bell_not_rung", job=job, index=number, detail=str(error)[:200])
 
 
 def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
@@ -58,7 +89,12 @@ def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
     def begin(**_: Any) -> None:
         from falconimg.jobs.ledger import Ledger  # see record
 
-        pipeline, ledger = Pipeline(alone, store(alone)), Ledger(settings.ledger_url)
+        try:
+            pipeline, ledger = Pipeline(alone, store(alone)), Ledger(settings.ledger_url)
+        except SettingsProblem as problem:  # the database is away: Celery would go on without a station
+            log.logger.error("ledger", detail=problem.detail)
+            time.sleep(1)
+            os._exit(1)  # another process takes its place
         keeper = Keeper(alone, ledger, ring)
         keeper.start()
         app.station = pipeline, ledger, keeper

@@ -11,6 +11,7 @@ from falconimg import answers, request
 from falconimg.errors import Busy, Changed, Conflict, Exists, Forbidden, InvalidRequest, JobConflict, Lost, Stopping
 from falconimg.job import Fault, IfExists, Outcome
 from falconimg.jobs.record import Claim
+from falconimg.jobs.submission import identity
 from falconimg.pipeline import Pipeline
 from falconimg.stores import File, Store
 from falconimg.stores.globs import Found, Looks
@@ -88,7 +89,7 @@ class Fenced:
         """See Store; raises Changed if it is not the file that was there at submission."""
         data = self._store.read(path, limit)
         # after the reading: who changes it meanwhile is found out as well
-        if self._claim.identity is not None and self._store.version(path, limit) != self._claim.identity:
+        if self._claim.identity is not None and identity(self._store.version(path, limit)) != self._claim.identity:
             raise Changed(f"{shown(path)}: expected the file that was there when the job was submitted, came another")
         return data
 

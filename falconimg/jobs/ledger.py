@@ -30,6 +30,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     bindparam,
+    case,
     create_engine,
     delete,
     event,
@@ -55,6 +56,8 @@ BUSY_SECONDS = 15
 """How long one who writes waits for another."""
 MESSAGE_EVENTS = 100
 """Events of one message to a webhook."""
+MOST_RINGS = 5
+"""After so many bells the time to the next one grows no more."""
 CHUNK = 500
 """Rows that one statement names: SQLite takes 32,766 parameters."""
 
@@ -139,9 +142,15 @@ TURNS = (
     .limit(bindparam("most", type_=Integer))
     .with_for_update(skip_locked=True)
 )
+# one whose row another has is told so with the next claim: who has items waits for no job
+QUEUED = (
+    select(JOB.c.id)
+    .where(JOB.c.id.in_(bindparam("jobs", expanding=True)), JOB.c.state == "queued")
+    .with_for_update(skip_locked=True)
+)
 BEGIN_JOBS = (
     update(JOB)
-    .where(JOB.c.id.in_(bindparam("jobs", expanding=True)), JOB.c.state == "queued")
+    .where(JOB.c.id.in_(QUEUED.scalar_subquery()))
     .values(state="running", begun=func.coalesce(JOB.c.begun, bindparam("now")))
 )
 DOCUMENTS = select(JOB.c.id, JOB.c.document).where(JOB.c.id.in_(bindparam("jobs", expanding=True)))
@@ -164,7 +173,13 @@ SET_HASHES = update(ITEM).where(_ONE).values(hashes=bindparam("some_hashes"))
 END_ITEM = (
     update(ITEM)
     .where(_ONE)
-    .values(state=bindparam("a_state"), outcome=bindparam("an_outcome"), lease=None, hashes=None)
+    .values(
+        state=bindparam("a_state"),
+        outcome=bindparam("an_outcome"),
+        lease=None,
+        # what a failed one has published is known to its retry
+        hashes=case((bindparam("a_state") == "failed", ITEM.c.hashes), else_=None),
+    )
 )
 FREE_OUTPUTS = delete(OUTPUT).where(
     OUTPUT.c.job == bindparam("a_job"), OUTPUT.c.number.in_(bindparam("numbers", expanding=True))
@@ -237,6 +252,15 @@ class Ledger:
 
     # Submitting
 
+    def known(self, key: str, digest: str) -> str | None:
+        """The job of that key, if there is one.
+
+        Raises:
+            WrongKey: there is, of another digest
+        """
+        with self._reading() as connection:
+            return _of_key(connection, key, digest)
+
     def submit(
         self,
         document: Mapping[str, Any],
@@ -268,7 +292,7 @@ class Ledger:
             for number, item in enumerate(items)
         ]  # fmt: skip
         names = [(path, number) for number, item in enumerate(items) for path in item.outputs]
-        outputs = [{"path": path, "job": id_, "number": number} for path, number in names]
+        outputs = [{"path": path, "job": id_, "number": number} for path, number in sorted(names)]
         try:
             with self._writing() as connection:
                 if key and (found := _of_key(connection, key, digest)):
@@ -310,16 +334,15 @@ class Ledger:
         """Set their leases anew, as far as they are still their claimer's."""
         lease = time.time() + seconds
         with self._writing() as connection:
-            for claim in claims:
+            for claim in sorted(claims, key=_key):
                 connection.execute(update(ITEM).where(_held(claim)).values(lease=lease))
 
     def give_back(self, claims: Iterable[Claim]) -> None:
         """Let others have what was not begun; that was no attempt."""
         with self._writing() as connection:
-            for claim in claims:
-                connection.execute(
-                    update(ITEM).where(_held(claim)).values(state="pending", lease=None, attempts=ITEM.c.attempts - 1)
-                )
+            for claim in sorted(claims, key=_key):
+                again = {"state": "pending", "lease": None, "attempts": ITEM.c.attempts - 1, "rung": None, "rings": 0}
+                connection.execute(update(ITEM).where(_held(claim)).values(again))
 
     def about_to_publish(self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str]) -> bool:
         """Record what is going to be published; whether the item is still its claimer's.
@@ -347,15 +370,20 @@ class Ledger:
             with self._writing() as connection:
                 return _recorded(connection, wishes)
         except IntegrityError:
-            # another process was quicker by a moment (PostgreSQL): now it can be seen
-            answers: list[Any] = []
-            for wish in wishes:
-                try:
-                    with self._writing() as connection:
-                        answers += _recorded(connection, [wish])
-                except (IntegrityError, LedgerProblem) as error:
-                    answers.append(error)
-            return answers
+            pass
+        except LedgerProblem:
+            if self.engine.dialect.name == "sqlite":  # it is busy, or its disk is full: so it is for each
+                raise
+        # another process was quicker by a moment, or waits for one of these as these do for it, or one is too large
+        return [self._alone(wish) for wish in wishes]
+
+    def _alone(self, wish: Turn | Publication | End) -> Any:
+        try:
+            with self._writing() as connection:
+                [answer] = _recorded(connection, [wish])
+        except (IntegrityError, LedgerProblem) as error:
+            return error
+        return answer
 
     # Looking after
 
@@ -371,7 +399,8 @@ class Ledger:
                 return []
         found = []
         with self._writing() as connection:
-            for row in connection.execute(over.limit(CHUNK).with_for_update(skip_locked=True)).all():
+            in_order = over.order_by(ITEM.c.job, ITEM.c.number).limit(CHUNK)
+            for row in connection.execute(in_order.with_for_update(skip_locked=True)).all():
                 if row.attempts >= most_attempts:
                     error = {
                         "type": Poison.type,
@@ -385,7 +414,7 @@ class Ledger:
                     connection.execute(
                         update(ITEM)
                         .where(ITEM.c.job == row.job, ITEM.c.number == row.number)
-                        .values(state="pending", lease=None)
+                        .values(state="pending", lease=None, rung=None, rings=0)
                     )
                     found.append((row.job, row.number, "pending"))
         return found
@@ -393,10 +422,12 @@ class Ledger:
     def unheard(self, most: int, seconds: float) -> list[tuple[str, int]]:
         """Items that nobody was told of, or that are pending still after that and so many seconds: (job, number).
 
-        It is twice as long after each further time, so that what waits in a long queue is not told of all the time.
+        It is twice as long after each further time, up to MOST_RINGS times, so that what waits in a long queue is not
+        told of all the time.
         """
         now = time.time()
-        silent = ITEM.c.rung.is_(None) | (ITEM.c.rung < now - seconds * func.power(2, ITEM.c.rings))
+        rings = case((ITEM.c.rings < MOST_RINGS, ITEM.c.rings), else_=MOST_RINGS)
+        silent = ITEM.c.rung.is_(None) | (ITEM.c.rung < now - seconds * func.power(2, rings))
         query = select(ITEM.c.job, ITEM.c.number).where(ITEM.c.state == "pending", silent).limit(most)
         with self._reading() as connection:
             if not connection.execute(query.limit(1)).first():
@@ -413,16 +444,20 @@ class Ledger:
 
     def forget(self, before: float) -> int:
         """Remove the jobs that ended before then; how many."""
-        old = select(JOB.c.id).where(JOB.c.ended < before).limit(CHUNK)
+        told = JOB.c.due.is_(None) | (JOB.c.sent >= JOB.c.events)
+        old = select(JOB.c.id, JOB.c.total, JOB.c.events).where(JOB.c.ended < before, told).limit(CHUNK)
         with self._reading() as connection:
-            if not connection.execute(old.limit(1)).first():
-                return 0
-        with self._writing() as connection:
-            ids = connection.scalars(old.with_for_update()).all()
-            for table in (ITEM, EVENT, OUTPUT):
-                connection.execute(delete(table).where(table.c.job.in_(ids)))
-            connection.execute(delete(JOB).where(JOB.c.id.in_(ids)))
-        return len(ids)
+            rows = connection.execute(old).all()
+        for row in rows:  # in several transactions, as a job may be large, and others write too; its own row goes last
+            for column, last in ((ITEM.c.number, row.total), (EVENT.c.seq, row.events)):
+                for first in range(0, last + 1, CHUNK):
+                    within = column.between(first, first + CHUNK - 1)
+                    with self._writing() as connection:
+                        connection.execute(delete(column.table).where(column.table.c.job == row.id, within))
+            with self._writing() as connection:
+                connection.execute(delete(OUTPUT).where(OUTPUT.c.job == row.id))
+                connection.execute(delete(JOB).where(JOB.c.id == row.id))
+        return len(rows)
 
     def messages(self, most: int, seconds: float) -> list[Message]:
         """What is to be sent to webhooks now, at most so many; nobody else gets the same for so many seconds."""
@@ -514,7 +549,7 @@ class Ledger:
     def cancel(self, id_: str) -> dict[str, Any]:
         """End what is not begun; what runs finishes. The job as it is then; raises UnknownJob."""
         with self._writing() as connection:
-            _job(connection, id_)
+            _job(connection, id_, lock=True)  # as who ends an image has it before the pending ones
             _end_pending(connection, id_, "cancelled", "not begun: the job was cancelled")
             _end_if_all_have(connection, _counts(connection, id_))
             return _shown(_job(connection, id_))
@@ -527,19 +562,21 @@ class Ledger:
             JobConflict: it has not ended, or nothing of it failed, or an open job has one of the names
         """
         with self._writing() as connection:
-            job = _job(connection, id_)
+            job = _job(connection, id_, lock=True)
             if job.state in OPEN or not job.failed:
                 raise JobConflict(
                     f"expected a job that has ended and of which images failed, came one that is {job.state}"
                 )
-            _require_free(connection, [path for each in names.values() for path in each])
-            rows = [{"path": path, "job": id_, "number": number} for number, each in names.items() for path in each]
+            failed = connection.scalars(select(ITEM.c.number).where(ITEM.c.job == id_, ITEM.c.state == "failed")).all()
+            claimed = sorted((path, number) for number in failed for path in names.get(number, ()))
+            _require_free(connection, [path for path, _ in claimed])
+            rows = [{"path": path, "job": id_, "number": number} for path, number in claimed]
             if rows:
                 connection.execute(insert(OUTPUT), rows)
             connection.execute(
                 update(ITEM)
                 .where(ITEM.c.job == id_, ITEM.c.state == "failed")
-                .values(state="pending", attempts=0, round=ITEM.c.round + 1, outcome=None)
+                .values(state="pending", attempts=0, round=ITEM.c.round + 1, outcome=None, rung=None, rings=0)
             )
             connection.execute(update(JOB).where(JOB.c.id == id_).values(state="queued", failed=0, ended=None))
             _add_event(connection, id_, "retried", time.time(), {"images": job.failed})
@@ -684,12 +721,13 @@ def _publish(connection: Connection, publications: Sequence[Publication]) -> dic
             continue
         hashes.append({**_one(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
         new = [name for name in dict.fromkeys(names.values()) if name not in owners]
-        outputs += [{"path": name, "job": claim.job, "number": claim.number} for name in new]
+        outputs += [(name, claim.job, claim.number) for name in new]
         owners.update(dict.fromkeys(new, me))
     if hashes:
         connection.execute(SET_HASHES, hashes)
     if outputs:
-        connection.execute(ADD_OUTPUTS, outputs)
+        rows = [{"path": path, "job": job, "number": number} for path, job, number in sorted(outputs)]
+        connection.execute(ADD_OUTPUTS, rows)
     return refused
 
 
@@ -705,6 +743,11 @@ def _held_rounds(connection: Connection, claims: Sequence[Claim]) -> dict[tuple[
     }
 
 
+def _key(claim: Claim) -> tuple[str, int, int]:
+    """In this order rows are locked, whoever does."""
+    return claim.key
+
+
 def _held(claim: Claim) -> Any:
     return (
         (ITEM.c.job == claim.job)
@@ -714,8 +757,9 @@ def _held(claim: Claim) -> Any:
     )
 
 
-def _job(connection: Connection, id_: str) -> Row[Any]:
-    row = connection.execute(select(JOB).where(JOB.c.id == id_)).first()
+def _job(connection: Connection, id_: str, lock: bool = False) -> Row[Any]:
+    query = select(JOB).where(JOB.c.id == id_)
+    row = connection.execute(query.with_for_update() if lock else query).first()
     if row is None:
         raise UnknownJob(f"expected the id of a job, came {id_[:64]!a}")
     return row

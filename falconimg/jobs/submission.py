@@ -29,6 +29,9 @@ def submit(
         InvalidRequest, Forbidden: with the places that are wrong
         WrongKey, JobConflict, LedgerProblem: as Ledger.submit
     """
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    if key and (known := ledger.known(key, digest)):  # whatever has become of its files since
+        return known, False
     job, names = request.submitted(value, settings, store, size)
     webhook = value.get("webhook")
     if webhook is not None:
@@ -43,8 +46,12 @@ def submit(
         identity = _identity(image.input, settings, store)
         items.append(Item(place, document, image.below, identity, outputs.get(image.index, ())))
     shared = {name: each for name, each in value.items() if name not in OURS}
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return ledger.submit(shared, items, digest, key, PRIORITIES[value.get("priority", "normal")], webhook)
+
+
+def identity(version: str) -> str:
+    """A version of an input as it is on record, however long an ETag is."""
+    return version if len(version) <= 64 else hashlib.sha256(version.encode()).hexdigest()
 
 
 def retry(id_: str, settings: Settings, store: Store, ledger: Ledger) -> dict[str, Any]:
@@ -59,6 +66,6 @@ def retry(id_: str, settings: Settings, store: Store, ledger: Ledger) -> dict[st
 
 def _identity(path: str, settings: Settings, store: Store) -> str | None:
     try:
-        return store.version(path, settings.max_file)
+        return identity(store.version(path, settings.max_file))
     except ImageProblem:
         return None  # said in its turn

@@ -79,13 +79,11 @@ def _fault(url: str, body: bytes, headers: dict[str, str], settings: Settings) -
     """Why it did not arrive, if so; a redirect is none of those that it may go to."""
     try:
         where = outgoing.target(url)
-        connection = outgoing.Connection(where, settings.private_hosts, SECONDS / 2)
-        try:
+        connection = outgoing.Connection(where, settings.private_hosts, SECONDS)
+        with connection.within(SECONDS):
             connection.request("POST", where.path, body, headers | {"Host": where.authority})
             with connection.getresponse() as answer:
                 status = answer.status
-        finally:
-            connection.close()
     except outgoing.Refused as problem:
         return problem.detail
     except (OSError, HTTPException) as error:

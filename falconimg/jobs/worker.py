@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from falconimg import log
@@ -15,14 +17,17 @@ from falconimg.jobs.execution import run_claimed
 from falconimg.jobs.record import Claim
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
+from falconimg.stores import Store
 
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
 RECORDING = 4
 """Threads beyond FALCONIMG_POOL: so many wait for the ledger and the disk while as many as that make pictures."""
-AHEAD = 6
-"""Images that are claimed beyond those that have a thread, so that there are several to claim at once."""
+READY = 2
+"""Images that are ready for their turn, at least."""
+CLAIMED = 3
+"""Images are claimed when there is room for so many: that takes no longer than one."""
 POLL_SECONDS = 0.2
 """How often an idle process looks for work."""
 SWEEP_SECONDS = 2.0
@@ -102,41 +107,46 @@ class Keeper:
 
 def ring_unheard(ledger: Ledger, ring: Ring) -> None:
     """Ring for items that nobody was told of, or too long ago; not for all of many at once."""
-    for job, number in ledger.unheard(RINGS, RING_SECONDS):
-        if not ring(job, number):
-            return
+    for most in (1, RINGS):  # where one cannot be told, the others are not taken for told
+        for job, number in ledger.unheard(most, RING_SECONDS):
+            if not ring(job, number):
+                return
 
 
 class Worker:
     """Claims items of the ledger for the process's pipeline until it is told to stop; no engine is needed."""
 
-    def __init__(self, pipeline: Pipeline, ledger: Ledger) -> None:
-        self.pipeline, self.ledger, self.settings = pipeline, ledger, pipeline.settings
+    def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
+        self.settings, self.ledger = settings, ledger
+        self.pipeline = Pipeline(replace(settings, pool=settings.pool + RECORDING), store)
+        self.width = self.pipeline.settings.pool + 3 * READY
         self.keeper = Keeper(self.settings, ledger)
-        self.width = self.settings.pool + AHEAD
+        self._ends: deque[float] = deque()  # of the last POLL_SECONDS, monotonic
         self._threads = ThreadPoolExecutor(self.width, "job")
-        self._stopping = threading.Event()
+        self._stopping = False
         self._free = threading.Event()  # an image has ended
         self._lock = threading.RLock()  # a future that is done already calls back at once
         self._running: dict[Future[None], Claim] = {}
         self._alone = False  # whether an image is made that may end the process
 
     def stop(self) -> None:
-        """Claim no more; safe to call from a signal's handler."""
-        self._stopping.set()
-        self._free.set()
+        """Claim no more; safe to call from a signal's handler, which takes no lock."""
+        self._stopping = True
 
     def run(self) -> None:
         """Make images until `stop`, or a step of one does not return; what runs then ends first."""
         self.keeper.start()
-        while not self._stopping.is_set() and not self.pipeline.hangs:
+        while not (self._stopping or self.pipeline.hangs):
             self._free.clear()
             if not self._claimed():
                 self._free.wait(POLL_SECONDS)
         with self._lock:
             # one that is cancelled calls `_end` at once
             waiting = [claim for future, claim in list(self._running.items()) if future.cancel()]
-        self.ledger.give_back(waiting)
+        try:
+            self.ledger.give_back(waiting)
+        except LedgerProblem as problem:  # their leases end
+            log.logger.error("ledger", detail=problem.detail)
         end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
         while self._running and time.monotonic() < end:
             time.sleep(0.01)
@@ -146,26 +156,32 @@ class Worker:
     def _claimed(self) -> bool:
         """Whether there was something to do, and room for it."""
         try:
-            free = 0 if self._alone else self.width - len(self._running)
-            if self._running and free < AHEAD // 2:
-                free = 0  # to claim several takes no longer than to claim one
-            claims = self.ledger.claim(free, self.settings.lease_seconds, idle=not self._running)
+            claims = self.ledger.claim(self._room(), self.settings.lease_seconds, idle=not self._running)
         except LedgerProblem as problem:
             log.logger.error("ledger", detail=problem.detail)
-            self._stopping.wait(1)
+            time.sleep(1)
             return False
         self.keeper.hold(claims)
         with self._lock:
-            self._alone = any(claim.attempts > 1 for claim in claims)
+            self._alone = self._alone or any(claim.attempts > 1 for claim in claims)
             for claim in claims:
                 future = self._threads.submit(make, claim, self.pipeline, self.ledger)
                 self._running[future] = claim
                 future.add_done_callback(self._end)
         return bool(claims)
 
+    def _room(self) -> int:
+        """How many are to be claimed: no more than another process could begin sooner."""
+        while self._ends and self._ends[0] < time.monotonic() - POLL_SECONDS:
+            self._ends.popleft()
+        width = min(self.width, self.settings.pool + READY + len(self._ends))
+        free = width - len(self._running)
+        return 0 if self._alone or (self._running and free < CLAIMED) else free
+
     def _end(self, future: Future[None]) -> None:
         with self._lock:
             claim = self._running.pop(future)
+            self._ends.append(time.monotonic())
             self._alone = False
         self.keeper.let_go(claim)
         self._free.set()

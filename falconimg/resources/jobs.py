@@ -129,7 +129,7 @@ class Events(OfJobs):
         """Answer with the events behind `after` (or Last-Event-ID), and those that come."""
         asked = _asked(req, "after")
         if (last := req.get_header("Last-Event-ID")) is not None:
-            asked.setdefault("after", last)
+            asked["after"] = last  # a browser that comes back asks as it did first, and names the last one besides
         after = _whole(asked, "after", 0, 0, self.ledger.job(id_)["events"])
         lines = req.client_prefers((NDJSON, EVENTS)) != EVENTS
         resp.content_type = NDJSON if lines else EVENTS

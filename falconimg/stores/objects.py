@@ -79,6 +79,8 @@ class Objects:
         if ADDRESS.match(path) and not path.startswith(self.base):
             raise errors.Forbidden(outside(path))
         below = relative(path.removeprefix(self.base))
+        if not below.isprintable():
+            raise errors.InvalidRequest(f"path: expected a key without control characters, came {shown(path)}")
         if len((self.prefix + below).encode()) > MOST_KEY:
             raise errors.InvalidRequest(f"path: expected a key of at most {MOST_KEY} bytes, came {shown(path)}")
         return below

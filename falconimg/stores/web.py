@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
-from time import monotonic
 from urllib.parse import urlsplit
 
 from falconimg import errors, outgoing
@@ -56,16 +55,12 @@ class Web:
 
     def read(self, path: str, limit: int) -> bytes:
         """See Store."""
-        end = monotonic() + self._seconds
         pieces, size = [], 0
         with self._answer("GET", path) as answer:
             length = answer.getheader("Content-Length", "")
             while piece := answer.read(PIECE):
                 pieces.append(piece)
                 size = _within(size + len(piece), limit, path)
-                if monotonic() > end:
-                    most = f"{self._seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)"
-                    raise errors.Unreadable(f"{shown(path)}: expected all of it within {most}")
         if length.isdecimal() and size < int(length):
             raise errors.Unreadable(f"{shown(path)}: expected {length} bytes, came {size}")
         return b"".join(pieces)
@@ -87,18 +82,21 @@ class Web:
             connection = outgoing.Connection(where, self._private, SECONDS)
         except outgoing.Refused as problem:
             raise errors.Unreadable(f"{shown(path)}: {problem.detail}") from None
+        headers = {"Host": where.authority, "User-Agent": "falconimg"}
         try:
-            connection.request(method, where.path, headers={"Host": where.authority, "User-Agent": "falconimg"})
-            with connection.getresponse() as answer:
-                if answer.status in (404, 410):
-                    raise errors.Missing(f"{shown(path)}: there is no such file")
-                if answer.status != 200:
-                    raise errors.Unreadable(f"{shown(path)}: expected status 200, came {answer.status}")
-                yield answer
+            with connection.within(self._seconds):
+                connection.request(method, where.path, headers=headers)
+                with connection.getresponse() as answer:
+                    if answer.status in (404, 410):
+                        raise errors.Missing(f"{shown(path)}: there is no such file")
+                    if answer.status != 200:
+                        raise errors.Unreadable(f"{shown(path)}: expected status 200, came {answer.status}")
+                    yield answer
+        except TimeoutError:
+            most = f"{self._seconds:g} seconds (FALCONIMG_IMAGE_SECONDS)"
+            raise errors.Unreadable(f"{shown(path)}: expected all of it within {most}") from None
         except (OSError, HTTPException) as error:
             raise errors.Unreadable(f"{shown(path)} could not be read: {type(error).__name__}") from error
-        finally:
-            connection.close()
 
     def _target(self, path: str) -> outgoing.Target:
         try:
