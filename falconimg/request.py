@@ -75,6 +75,12 @@ OF_JOBS: dict[str, Schema] = {
 }
 
 
+ZEROS = bytes(ord("0") if byte in b"0123456789" else byte for byte in range(256))
+"""Makes each digit a zero: then 40 of them are found at once."""
+MANY_MARKS = 10_000
+"""From so many on it pays to look whether any number is long, instead of at each."""
+
+
 def document(body: bytes, settings: Settings) -> Any:
     """The value of a JSON text (RFC 8259) in UTF-8, read strictly.
 
@@ -86,11 +92,12 @@ def document(body: bytes, settings: Settings) -> Any:
     if marks > settings.max_json_marks:  # what reading it takes goes by them
         most = f"{settings.max_json_marks} commas and opening brackets (FALCONIMG_MAX_JSON_MARKS)"
         raise NotJson(f"expected at most {most}, came {marks}")
+    short = marks > MANY_MARKS and b"0" * 40 not in body.translate(ZEROS)
     try:
         value = json.loads(
             body.decode("utf-8"),
             object_pairs_hook=_object,
-            parse_int=_whole,
+            parse_int=int if short else _whole,
             parse_float=_fraction,
             parse_constant=_constant,
         )

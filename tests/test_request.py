@@ -96,8 +96,9 @@ def test_what_is_no_number_in_json_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1e400", "-1e400", "1" * 40 + ".0", "0." + "1" * 39, "1" * 41, "-" + "1" * 40])
-def test_numbers_that_are_too_large_or_too_long_are_refused(text: str) -> None:
-    assert "number" in refused(f"[{text}]".encode())
+@pytest.mark.parametrize("before", ["", "0," * 20_000])
+def test_numbers_that_are_too_large_or_too_long_are_refused(before: str, text: str) -> None:
+    assert "number" in refused(f"[{before}{text}]".encode())
 
 
 def test_a_number_of_a_million_digits_is_refused_quickly() -> None:
@@ -106,9 +107,11 @@ def test_a_number_of_a_million_digits_is_refused_quickly() -> None:
     assert time.process_time() - begun < 1
 
 
-def test_the_longest_numbers_are_read_exactly() -> None:
-    whole = int("9" * 40)
-    assert request.document(f"[{whole}, 1.5, -0.0, 1E+2, -7]".encode(), SETTINGS) == [whole, 1.5, 0.0, 100.0, -7]
+@pytest.mark.parametrize("before", [0, 20_000])
+def test_the_longest_numbers_are_read_exactly(before: int) -> None:
+    for whole in (int("9" * 40), int("9" * 39), -7):
+        text = f"[{'0,' * before}{whole}, 1.5, -0.0, 1E+2, -7]"
+        assert request.document(text.encode(), SETTINGS)[before:] == [whole, 1.5, 0.0, 100.0, -7]
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1, "a": 1}', b'[{"b": [{"a": 1, "c": 2, "\\u0061": 2}]}]'])
