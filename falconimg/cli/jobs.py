@@ -108,14 +108,17 @@ class Client:
                         event = json.loads(line)
                         after, found, failed = event["seq"], found + 1, 0
                         yield event
-            except (OSError, HTTPException) as error:
+                state = "" if found else self._ask("GET", f"/{quote(id_, '')}?limit=0")["state"]
+            except (OSError, HTTPException, Failed) as error:  # it may be about to start anew
                 failed += 1
                 if failed > TRIES:
-                    raise Failed(f"no answer: {error}") from None
+                    raise error if isinstance(error, Failed) else Failed(f"no answer: {error}") from None
                 time.sleep(1)
                 continue
-            if not found and self._ask("GET", f"/{quote(id_, '')}?limit=0")["state"] not in ("queued", "running"):
-                return
+            if not found:
+                if state not in ("queued", "running"):
+                    return
+                time.sleep(0.5)  # where others follow already, an answer ends at once
 
     def _ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Objects of a bucket below a prefix: S3 and what speaks like it, Google's and Azure's, all by obstore.
+"""Objects of a bucket below a prefix: S3 and what speaks like it, by obstore.
 
 Each result is put atomically, one after the other: what several of them are is not there at once. Where a name must not
 be taken, the put says so itself (If-None-Match), so of several writers one wins. An object store has no directories,
