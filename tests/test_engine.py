@@ -129,6 +129,7 @@ def test_random_kills_lose_double_and_tear_nothing(
     finally:
         over.set()
         killing.join(services.SECONDS)
+    print(f"figure: {found}")  # noqa: T201
     assert found.faults == []
     assert found.checked == found.images
 

@@ -329,6 +329,7 @@ def test_random_kills_lose_double_and_tear_nothing_in_a_bucket(
             tmp_path / "root", 24 if long else 5, 20 if long else 5, 40 if long else 15, seed=5, prefix=store.base,
             store=store, FALCONIMG_STORES=f"s3://{BUCKET}",
         )  # fmt: skip
+    print(f"figure: {found}")  # noqa: T201
     assert found.faults == []
     assert found.checked == found.images
 

@@ -221,7 +221,7 @@ class Jpeg(Format):
         detail: Detail = header.detail
         samples = len(detail.components) / header.channels
         picture = self.decode_cost + (2.05 * samples if detail.several else 0)
-        return int(header.nbytes * (max(2.7, 4.3 * detail.several) if samples > 1 else picture))
+        return int(header.nbytes * (max(3.0, 4.3 * detail.several) if samples > 1 else picture))
 
     def encode_peak(self, nbytes: int, channels: int, quality: int) -> tuple[int, int]:
         """See Format. Gray has no chroma that could be halved, so there is more in each byte."""
