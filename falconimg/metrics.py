@@ -197,10 +197,10 @@ class Everything(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Each metric with its series."""
-        yield from self._jobs()
         build = GaugeMetricFamily(BUILD.name, BUILD.help, labels=BUILD.labels)
         build.add_metric([version("falconimg"), platform.python_version(), version("opencv-python-headless")], 1)
         yield build
+        yield from self._jobs()
         directory = metrics_directory()
         if directory is None:
             yield from REGISTRY.collect()

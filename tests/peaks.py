@@ -71,7 +71,8 @@ def main() -> None:
                     files.append((name, made.data))
     for name, data in files:
         header = formats.probe(data)
-        needed, _ = peak(partial(formats.decode, data, header))
+        # what other processes do to the kernel's accounts is not what it takes
+        needed = min(peak(partial(formats.decode, data, header))[0] for _ in range(2))
         sys.stdout.write(f"{needed} {formats.FORMATS[header.format].decode_peak(header) + len(data)} {name} read\n")
 
 

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -76,6 +77,11 @@ class Bell:
             except Exception as error:  # noqa: BLE001  (each broker has its own)
                 self._heard = False
                 log.logger.warning("bell_not_rung", job=job, index=number, detail=str(error)[:200])
+                with suppress(queue.Empty):  # nor would the others be heard
+                    while True:
+                        self._bells.get_nowait()
+                        self._bells.task_done()
+            self._bells.task_done()
 
 
 def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
