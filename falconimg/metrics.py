@@ -13,7 +13,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -36,6 +36,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from falconimg import log
 from falconimg.errors import LedgerProblem
 from falconimg.job import Outcome
 from falconimg.settings import metrics_directory
@@ -212,8 +213,10 @@ class Everything(Collector):
     def _jobs(self) -> Iterator[Metric]:
         """Without jobs, or a ledger that answers, they have no series."""
         waiting = None
-        with suppress(LedgerProblem):  # readiness and the log tell of it
+        try:
             waiting = self.look() if self.look else None
+        except LedgerProblem as problem:
+            log.logger.error("ledger", detail=problem.detail)
         jobs, images, age, late = (
             GaugeMetricFamily(row.name, row.help, labels=row.labels) for row in (JOBS, JOB_IMAGES, JOB_AGE, JOB_LATE)
         )
