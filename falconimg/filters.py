@@ -89,7 +89,7 @@ def averages(array: Array) -> bool:
 
 
 def _averaged(array: Array, height: int, width: int, window: Rectangle, smooth: bool) -> Array:
-    """Area within a level of exact, at a fraction of what OpenCV's takes."""
+    """Area within a level of exact but for patterns (see `shrink`), at a fraction of what OpenCV's takes."""
     if window == (0, 0, height, width) == (0, 0, *array.shape[:2]):
         return array
     if isinstance(array, Planes):

@@ -580,7 +580,7 @@ cdef void part(double place, bint smooth, double sign, double *weights, Py_ssize
 
 
 cdef void spread(Taps *taps, weight_t *weights, double *scratch, Py_ssize_t sides, Py_ssize_t side, double start,
-                 double step, double whole) noexcept nogil:
+                 double step, bint smooth, double whole) noexcept nogil:
     """The taps of an axis: result i is the mean of the samples from start + i · step to start + (i + 1) · step.
 
     What a result would cover beyond the samples does not count. `weights` and `scratch` have ceil(step) + 4 places
@@ -589,7 +589,6 @@ cdef void spread(Taps *taps, weight_t *weights, double *scratch, Py_ssize_t side
     """
     cdef Py_ssize_t i, j, k, first, count, at = 0, room = <Py_ssize_t> ceil(step) + 4
     cdef double low, high, sum_
-    cdef bint smooth = weight_t is float
     for i in range(sides):
         low = max(start + i * step, 0.0)
         high = min(start + (i + 1) * step, <double> side)
@@ -621,7 +620,10 @@ cdef void spread(Taps *taps, weight_t *weights, double *scratch, Py_ssize_t side
 
 
 def shrink(array, Py_ssize_t height, Py_ssize_t width, window=None, bint smooth=False):
-    """The mean of the pixels that each pixel of the result covers (area interpolation), within a level of exact.
+    """The mean of the pixels that each pixel of the result covers (area interpolation), rounded.
+
+    Where one covers 4 rows or less, their shares are whole 256ths: each border between two of its rows may bring half
+    a level more, and does so where a white one meets a black one; a photograph is within a level.
 
     Args:
         array: (h, w, c) of uint8, c 1, 3 or 4, pixels contiguous within a row
@@ -659,11 +661,11 @@ def shrink(array, Py_ssize_t height, Py_ssize_t width, window=None, bint smooth=
         if not taps or not weights or not scratch or not sums:
             raise MemoryError
         with nogil:
-            if smooth:
-                average[float, float](source, target, top, down, left, across, taps, <float *> weights,
+            if smooth or down > 4:
+                average[float, float](source, target, top, down, left, across, smooth, taps, <float *> weights,
                                       <float *> weights + height * down_room, scratch, <float *> sums, 1, 1)
             else:
-                average[uint32_t, uint16_t](source, target, top, down, left, across, taps, <uint32_t *> weights,
+                average[uint32_t, uint16_t](source, target, top, down, left, across, False, taps, <uint32_t *> weights,
                                             <uint32_t *> weights + height * down_room, scratch, <uint16_t *> sums,
                                             256, 65536)
     finally:
@@ -675,12 +677,12 @@ def shrink(array, Py_ssize_t height, Py_ssize_t width, window=None, bint smooth=
 
 
 cdef void average(const uint8_t[:, :, :] source, uint8_t[:, :, ::1] target, double top, double down, double left,
-                  double across, Taps *taps, weight_t *lower, weight_t *beside, double *scratch, sum_t *sums,
-                  double whole, double wide) noexcept nogil:
+                  double across, bint smooth, Taps *taps, weight_t *lower, weight_t *beside, double *scratch,
+                  sum_t *sums, double whole, double wide) noexcept nogil:
     cdef Py_ssize_t y, k, channels = source.shape[2]
     cdef Taps *row
-    spread(taps, lower, scratch, target.shape[0], source.shape[0], top, down, whole)
-    spread(taps + target.shape[0], beside, scratch, target.shape[1], source.shape[1], left, across, wide)
+    spread(taps, lower, scratch, target.shape[0], source.shape[0], top, down, smooth, whole)
+    spread(taps + target.shape[0], beside, scratch, target.shape[1], source.shape[1], left, across, smooth, wide)
     for y in range(target.shape[0]):
         row = &taps[y]
         for k in range(row.count):
