@@ -27,7 +27,7 @@ def configure(settings: Settings) -> None:
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_arguments: structlog.WriteLogger(sys.stderr),  # as it is then: threads log at any time
         cache_logger_on_first_use=False,
     )
 
