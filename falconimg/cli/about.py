@@ -15,9 +15,8 @@ from falconimg import formats, settings
 from falconimg.cli import Refused, out
 from falconimg.cli.show import failure, printable
 from falconimg.errors import ImageProblem, SettingsProblem, TooLarge
-from falconimg.formats.opencv import libraries
+from falconimg.formats.opencv import CODECS, libraries
 from falconimg.info import describe
-from falconimg.resources.about import CODECS
 from falconimg.settings import Settings
 from falconimg.stores.files import Files
 from falconimg.stores.local import Local

@@ -24,6 +24,9 @@ cv2.setNumThreads(1)  # images run side by side, not the parts of one
 
 ROOM = 2**26  # bytes that a codec may take whatever the picture's size
 
+CODECS = ("opencv-python-headless", "simplejpeg", "deflate", "numpy")
+"""The distributions that results depend on."""
+
 # In the order of Metadata.
 _KINDS = (cv2.IMAGE_METADATA_ICCP, cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_XMP)
 

@@ -12,12 +12,10 @@ from typing import ClassVar
 import falcon
 
 from falconimg import formats, metrics, openapi, operations
-from falconimg.formats.opencv import libraries
+from falconimg.formats.opencv import CODECS, libraries
 from falconimg.log import logger
 from falconimg.openapi import JSON
 from falconimg.resources.base import Resource
-
-CODECS = ("opencv-python-headless", "simplejpeg", "deflate", "numpy")
 
 
 class Information(Resource):

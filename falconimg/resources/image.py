@@ -21,11 +21,11 @@ from falcon.media.multipart import MultipartFormHandler, MultipartParseOptions
 from falconimg import errors, formats, metrics, parameters, request
 from falconimg.cache import Cache, Entry
 from falconimg.errors import ImageProblem, InvalidRequest, Place, Unencodable
+from falconimg.formats.opencv import CODECS
 from falconimg.job import Job, Outcome, Report
 from falconimg.openapi import JSON
 from falconimg.parameters import AUTO, SOURCE, Parameters
 from falconimg.pipeline import Pipeline
-from falconimg.resources.about import CODECS
 from falconimg.resources.base import Closing, Resource, gone, whole_body
 from falconimg.resources.batch import STATUSES, reported
 from falconimg.settings import Settings
