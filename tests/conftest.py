@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,28 @@ class Serve:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--long`: as often and as long as docs/safety.md's figures say, instead of the quick form."""
     parser.addoption("--long", action="store_true", help="runs of safety in full length")
+
+
+@contextmanager
+def locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a file's lock."""
+    with path.open() as file:
+        fcntl.flock(file, how)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # also where a child has it still
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked `alone` waits for those of the run's other processes, and they wait for it."""
+    how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    here = Path(__file__)
+    with ExitStack() as stack:
+        with locked(here.with_name("__init__.py"), how):  # a queue: who waits for all others lets nobody past
+            stack.enter_context(locked(here, how))
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -287,6 +287,7 @@ def test_a_head_over_its_limit_is_refused_whether_or_not_it_ends(end: bytes) -> 
         gathered(fine + b"x" * (MAX_HEAD - len(fine) - len(end) + 1) + end)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "filler", [b"content-length:" + b" " * 31_000 + b"\n", b"content-length" + b" " * 31_000, b"\n" * 31_000]
 )
@@ -584,6 +585,7 @@ def long_batch(root: Path, name: str) -> bytes:
     return sized(json.dumps({"images": [image], "operations": ["resize=3", "blur=101"], "precise": True}).encode())
 
 
+@pytest.mark.alone
 def test_beyond_the_queue_is_a_503_at_once_and_probes_are_answered(tmp_path: Path) -> None:
     with (
         serving(tmp_path, workers="1", threads="1", pool="1", queue="3") as server,
@@ -655,6 +657,7 @@ def test_a_full_worker_closes_the_oldest_that_wait_and_answers_the_others(tmp_pa
         assert gone == connections[: len(gone)]
 
 
+@pytest.mark.alone
 def test_a_thousand_held_connections_delay_nobody(
     tmp_path: Path, long: bool, record_property: Callable[[str, object], None]
 ) -> None:
@@ -679,6 +682,7 @@ def test_a_thousand_held_connections_delay_nobody(
         assert not readable(connections)
 
 
+@pytest.mark.alone
 def test_the_held_ones_are_closed_by_their_deadline(
     tmp_path: Path, long: bool, record_property: Callable[[str, object], None]
 ) -> None:
@@ -702,6 +706,7 @@ def test_the_held_ones_are_closed_by_their_deadline(
         assert max(spans) < 4
 
 
+@pytest.mark.alone
 def test_slow_large_uploads_delay_no_small_request(
     tmp_path: Path, long: bool, record_property: Callable[[str, object], None]
 ) -> None:

@@ -150,6 +150,7 @@ def report_limits(folder: str, cases: list[tuple[str, str]]) -> tuple[list[tuple
 LARGE_STEPS = ("resize=100", "resize=16000x16000", "resize=16385x1", "resize=8000x8000,fit:pad", "resize=x16384")
 
 
+@pytest.mark.alone
 def test_what_is_too_large_is_refused_by_its_header_in_50_ms_and_20_mb(tmp_path: Path, figure: Figure) -> None:
     sides = ("16385x1", "1x16385", "7072x7071", "16000x16000", "65500x65500")
     assert tuple(f"{width}x{height}" for width, height in hostile.SIDES) == sides
@@ -206,6 +207,7 @@ def cpu_ms(file: bytes) -> float:
     return 1000 * (time.process_time() - begun)
 
 
+@pytest.mark.alone
 def test_a_jpeg_of_over_100_scans_is_refused_in_50_ms(figure: Figure) -> None:
     with pytest.raises(Damaged):  # as libjpeg finds: the same scan again
         read(hostile.jpeg_of_scans(100))
@@ -254,6 +256,7 @@ def report_tricks(folder: str) -> dict[str, tuple[str, float, int]]:
     return result
 
 
+@pytest.mark.alone
 def test_a_trick_is_refused_or_harmless_and_takes_neither_time_nor_memory(tmp_path: Path, figure: Figure) -> None:
     save(tmp_path / "tricks", hostile.tricks())
     came = apart(report_tricks, str(tmp_path / "tricks"))

@@ -29,6 +29,8 @@ from tests import hostile, pictures
 from tests.load import Answer, Client, handles, memory, percentile, running, slope, threads
 from tests.serving import Server, serving
 
+pytestmark = pytest.mark.alone
+
 Record = Callable[[str, object], None]
 NDJSON = "application/x-ndjson"
 M = 10**6
