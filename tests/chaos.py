@@ -144,6 +144,7 @@ class Found:
     kills: Counter[str] = field(default_factory=Counter)
     checked: int = 0  # images, at the moment that they were reported
     again: int = 0  # executions beyond the first
+    lost: int = 0  # images that have not ended when nobody waits for them any more
     drained: float = 0.0  # seconds from the last kill to the last job's end
     faults: list[str] = field(default_factory=list)
 
@@ -184,6 +185,7 @@ def run(
 ) -> Found:  # fmt: skip
     """One run; its faults say what was lost or wrong. Results are below `prefix`, in that store if one is given."""
     rng, found = random.Random(seed), Found(jobs, jobs * images)  # noqa: S311  (of the kills)
+    url = settings.get("FALCONIMG_LEDGER", f"sqlite:///{root}/jobs.db")
     (root / "in").mkdir()
     cv2.imwrite(str(root / "in/a.png"), noise(SIDE, SIDE, seed=seed))
     with system(root, settings, prefix, store) as running:
@@ -200,21 +202,24 @@ def run(
         looked.join(SECONDS)
         if looked.is_alive() or submitting.is_alive() or found.faults:
             found.faults.append("it did not come to an end")
+            found.lost, _ = _counted(url)
             return found
         ended = max(running.insist("GET", f"/v1/jobs/{id_}?limit=0")["ended"] for id_ in ids)
         found.drained = max(0.0, ended - last)
         for id_ in ids:
             _check(running, id_, images, found)
-        found.again = _executions(settings.get("FALCONIMG_LEDGER", f"sqlite:///{root}/jobs.db")) - found.images
+        found.again = _counted(url)[1] - found.images
     return found
 
 
-def _executions(url: str) -> int:
+def _counted(url: str) -> tuple[int, int]:
+    """The images that are open, and the executions of all."""
     ledger = Ledger(url)
     with ledger.engine.connect() as connection:
-        fences = connection.scalar(select(func.sum(ITEM.c.fence)))
+        open_ = select(func.count()).select_from(ITEM).where(ITEM.c.state.in_(("pending", "running")))
+        counts = connection.scalar(open_) or 0, connection.scalar(select(func.sum(ITEM.c.fence))) or 0
     ledger.close()
-    return int(fences or 0)
+    return counts
 
 
 def _guard(found: Found, what: Callable[..., None]) -> Callable[..., None]:

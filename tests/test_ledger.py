@@ -672,6 +672,27 @@ def test_what_is_given_up_is_not_sent_any_more(ledger: Ledger) -> None:
     assert ledger.messages(10, 0) == []
 
 
+def test_pages_and_messages_are_of_limited_bytes_however_many_outputs_images_have(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE_BYTES", 2500)
+    monkeypatch.setattr(module, "MESSAGE_BYTES", 1500)
+    job = submitted(ledger, 5, webhook="https://example.com/")
+    for claim in claimed(ledger, 4):
+        ledger.end(claim, "done", DONE | {"notes": [{"pointer": "", "detail": "x" * 1000}]})
+    numbers: list[list[int]] = []
+    while page := ledger.images(job, numbers[-1][-1] if numbers else -1, 10):
+        numbers.append([image["index"] for image in page])
+    assert numbers == [[0, 1], [2, 3, 4]]  # that is not made has few
+    assert [event["seq"] for event in ledger.events(job, 1, 10)] == [2, 3]
+    assert [event["seq"] for event in ledger.events(job, 1, 1)] == [2]
+    assert ledger.images(job, -1, 0) == []
+    [message] = ledger.messages(1, 60)
+    assert [event["seq"] for event in message.events] == [1, 2]
+    monkeypatch.setattr(module, "PAGE_BYTES", 10)
+    assert [event["seq"] for event in ledger.events(job, 2, 10)] == [3]  # one comes always
+
+
 def test_messages_are_of_limited_size(ledger: Ledger) -> None:
     job = submitted(ledger, 150, webhook="https://example.com/")
     ledger.cancel(job)

@@ -54,8 +54,12 @@ LOCK = 0x66616C636F6E
 """PostgreSQL's advisory lock for making the tables: any number that nobody else in the database takes."""
 BUSY_SECONDS = 15
 """How long one who writes waits for another."""
+PAGE_BYTES = 4_000_000
+"""After so many bytes of images or events a page ends, though more were asked for: one image may have 4,096 outputs."""
 MESSAGE_EVENTS = 100
 """Events of one message to a webhook."""
+MESSAGE_BYTES = 500_000
+"""After so many a message to a webhook ends."""
 MOST_RINGS = 5
 """After so many bells the time to the next one grows no more."""
 CHUNK = 500
@@ -470,7 +474,7 @@ class Ledger:
         with self._writing() as connection:
             for row in connection.execute(due.with_for_update(skip_locked=True)).all():
                 connection.execute(update(JOB).where(JOB.c.id == row.id).values(due=now + seconds))
-                events = _events(connection, row.id, row.sent, MESSAGE_EVENTS)
+                events = _events(connection, row.id, row.sent, MESSAGE_EVENTS, MESSAGE_BYTES)
                 found.append(Message(row.id, row.webhook, row.tries, events))
         return found
 
@@ -523,26 +527,31 @@ class Ledger:
             )
 
     def images(self, id_: str, after: int, most: int) -> list[dict[str, Any]]:
-        """A job's images behind that number: their part of the report, or their state; raises UnknownJob."""
-        query = (
-            select(ITEM.c.number, ITEM.c.state, ITEM.c.image, ITEM.c.outcome)
-            .where(ITEM.c.job == id_, ITEM.c.number > after)
-            .order_by(ITEM.c.number)
-            .limit(most)
-        )
+        """A job's images behind that number: their part of the report, or their state; raises UnknownJob.
+
+        They are fewer than `most` where they have more than PAGE_BYTES.
+        """
+        size = func.length(func.coalesce(ITEM.c.outcome, ITEM.c.image))
         with self._reading() as connection:
             _job(connection, id_)
+            last = _page(connection, id_, ITEM.c.number, size, after, most, PAGE_BYTES)
+            query = select(ITEM.c.number, ITEM.c.state, ITEM.c.image, ITEM.c.outcome).where(
+                ITEM.c.job == id_, ITEM.c.number > after, ITEM.c.number <= last
+            )
             return [
                 {"index": row.number}
                 | (json.loads(row.outcome) if row.outcome else _outcome(json.loads(row.image), row.state))
-                for row in connection.execute(query)
+                for row in connection.execute(query.order_by(ITEM.c.number))
             ]
 
     def events(self, id_: str, after: int, most: int) -> list[dict[str, Any]]:
-        """A job's events behind that seq, in their order; raises UnknownJob."""
+        """A job's events behind that seq, in their order; raises UnknownJob.
+
+        They are fewer than `most` where they have more than PAGE_BYTES.
+        """
         with self._reading() as connection:
             _job(connection, id_)
-            return _events(connection, id_, after, most)
+            return _events(connection, id_, after, most, PAGE_BYTES)
 
     # Changing one's mind
 
@@ -786,8 +795,22 @@ def _require_free(connection: Connection, paths: Sequence[str]) -> None:
         raise JobConflict(f"expected outputs that no open job has, came {path}, which is job {job}'s")
 
 
-def _events(connection: Connection, job: str, after: int, most: int) -> list[dict[str, Any]]:
-    query = select(EVENT).where(EVENT.c.job == job, EVENT.c.seq > after).order_by(EVENT.c.seq).limit(most)
+def _page(
+    connection: Connection, job: str, column: Column[int], size: Any, after: int, most: int, most_bytes: int
+) -> int:
+    """The last number of a page of a job's rows behind that one: so many rows and bytes at most, but one at least."""
+    query = select(column, size).where(column.table.c.job == job, column > after).order_by(column).limit(most)
+    last, total = after, 0
+    for number, taken in connection.execute(query):
+        if total and total + taken > most_bytes:
+            break
+        last, total = number, total + taken
+    return last
+
+
+def _events(connection: Connection, job: str, after: int, most: int, most_bytes: int) -> list[dict[str, Any]]:
+    last = _page(connection, job, EVENT.c.seq, func.length(EVENT.c.body), after, most, most_bytes)
+    query = select(EVENT).where(EVENT.c.job == job, EVENT.c.seq > after, EVENT.c.seq <= last).order_by(EVENT.c.seq)
     return [
         {"seq": row.seq, "kind": row.kind, "at": row.at, **json.loads(row.body)} for row in connection.execute(query)
     ]

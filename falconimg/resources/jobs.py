@@ -145,15 +145,13 @@ class Events(OfJobs):
         end = time.monotonic() + FOLLOW_SECONDS
         said = time.monotonic()
         while True:
-            # what is on record of its state is no newer than the events that follow
-            open_ = self.ledger.job(id_)["state"] in OPEN
-            found = self.ledger.events(id_, after, MOST)
-            for each in found:
+            job = self.ledger.job(id_)  # which is no newer than the events that follow
+            for each in self.ledger.events(id_, after, MOST):
                 yield each
                 after, said = each["seq"], time.monotonic()
-            if len(found) == MOST:
+            if after < job["events"]:
                 continue
-            if not (open_ and follows) or time.monotonic() > end or self.pipeline.stopping:
+            if not (job["state"] in OPEN and follows) or time.monotonic() > end or self.pipeline.stopping:
                 return
             if time.monotonic() > said + ALIVE_SECONDS:
                 yield None
