@@ -11,7 +11,6 @@ from time import time
 from typing import Any
 
 import falcon
-import structlog
 from falcon.middleware import CORSMiddleware
 
 from falconimg import formats, log, metrics, signing, tracing
@@ -52,8 +51,7 @@ class RequestId:
         req.context.request_id = request_id
         resp.set_header("X-Request-ID", request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        log.request_id.set(request_id)
         tracing.go_on(req.get_header("traceparent"), req.get_header("tracestate"))
 
 

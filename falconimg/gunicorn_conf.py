@@ -57,7 +57,6 @@ class Logger(GunicornLogger):
         super().setup(cfg)
         log.configure(settings)
         self.error_log.handlers = [log.Bridge()]
-        self.line = log.logger.bind()
 
     def access(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: datetime.timedelta) -> None:
         """Count each answer; one line for each, but those to probes."""
@@ -67,7 +66,7 @@ class Logger(GunicornLogger):
         if route in metrics.PROBES:
             return
         headers = {name.lower(): value for name, value in resp.headers}
-        self.line.info(
+        log.logger.info(
             "access",
             request_id=headers.get("x-request-id", ""),
             client=environ.get("REMOTE_ADDR", ""),

@@ -2,42 +2,91 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
-
-import structlog
-from structlog.typing import EventDict, WrappedLogger
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import partialmethod
+from typing import Any, TextIO
 
 from falconimg.settings import Settings
 
 BARE = re.compile(r"[!#-&(-<>-\[\]-~]+")  # what needs no quotes: ASCII that is printed, without space " ' = and \
-logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+LINES = logging.getLogger("falconimg")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is answered; on each of its lines."""
+
+
+class Logger:
+    """Writes lines: an event, and what belongs to it by name."""
+
+    def log(self, level: int, event: str, exc_info: Any = None, **fields: object) -> None:
+        """Write one of a level of the standard library's, followed by the traceback of `exc_info` as logging has it."""
+        if LINES.isEnabledFor(level):
+            if known := request_id.get():
+                fields.setdefault("request_id", known)
+            LINES.log(level, event, exc_info=exc_info, extra={"fields": fields})
+
+    debug = partialmethod(log, logging.DEBUG)
+    info = partialmethod(log, logging.INFO)
+    warning = partialmethod(log, logging.WARNING)
+    error = partialmethod(log, logging.ERROR)
+    exception = partialmethod(log, logging.ERROR, exc_info=True)
+
+
+logger = Logger()
 
 
 def configure(settings: Settings) -> None:
     """Set the form and the least level of the lines, for the whole process."""
-    render = structlog.processors.JSONRenderer() if settings.log == "json" else _plain
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        logger_factory=lambda *_arguments: structlog.WriteLogger(sys.stderr),  # as it is then: threads log at any time
-        cache_logger_on_first_use=False,
-    )
+    handler = StandardError()
+    handler.setFormatter(Json() if settings.log == "json" else Plain())
+    LINES.handlers, LINES.propagate = [handler], False
+    LINES.setLevel(settings.log_level.upper())
 
 
-def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+class StandardError(logging.StreamHandler[TextIO]):
+    """As it is when a line is written: threads do so at any time."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where lines go."""
+        return sys.stderr
+
+
+class Plain(logging.Formatter):
     """`time level event key='value' ...`, with control characters escaped; a traceback follows as it is."""
-    head = f"{event.pop('timestamp')} {event.pop('level'):<7} {ascii(event.pop('event'))[1:-1]}"
-    trace = event.pop("exception", None)
-    line = " ".join([head, *(f"{key}={_escaped(value)}" for key, value in event.items())])
-    return f"{line}\n{trace}" if trace else line
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        head = f"{_time(record)} {record.levelname.lower():<7} {ascii(record.getMessage())[1:-1]}"
+        line = " ".join([head, *(f"{key}={_escaped(value)}" for key, value in _fields(record).items())])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class Json(logging.Formatter):
+    """A document a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        head = {"timestamp": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
+        trace = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps(head | _fields(record) | trace, default=repr)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    found: dict[str, object] = getattr(record, "fields", {})
+    return found
 
 
 def _escaped(value: object) -> str:

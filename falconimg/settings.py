@@ -526,8 +526,13 @@ def drop_empty() -> None:
             del os.environ[row.other.name]
 
 
-def _prepare_opencv() -> None:
-    """What OpenCV reads when cv2 is imported: FALCONIMG_MAX_PIXELS alone says how large a picture may be."""
+def _prepare_libraries() -> None:
+    """What OpenCV and NumPy read when they are imported.
+
+    FALCONIMG_MAX_PIXELS alone says how large a picture may be. Nothing here is linear algebra, whose library begins a
+    thread for each core, half of what it takes to import NumPy.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         settings = Settings.from_environ(serving=False)
     except SettingsProblem:
@@ -582,4 +587,4 @@ def check_codec_limit(settings: Settings) -> None:
         )
 
 
-_prepare_opencv()
+_prepare_libraries()

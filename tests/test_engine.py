@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from falconimg import log
 from falconimg.errors import SettingsProblem
 from falconimg.jobs import engine
 from falconimg.jobs.worker import Keeper
@@ -23,12 +22,6 @@ from tests.serving import serving, write
 from tests.test_jobs_server import check, ended, submit
 
 BROKERS = {"rabbitmq": "amqp://guest:guest@127.0.0.1:{}//", "redis": "redis://127.0.0.1:{}/0"}
-
-
-@pytest.fixture(autouse=True)
-def _logged() -> None:
-    """To this test's standard error: a server of an earlier one may have set the log to its own."""
-    log.configure(Settings())
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from falconimg import log
 from falconimg.app import create_app
@@ -16,7 +15,7 @@ from falconimg.settings import Settings
 @pytest.fixture(autouse=True)
 def outside_of_requests() -> None:
     """No request's id of another test."""
-    structlog.contextvars.clear_contextvars()
+    log.request_id.set("")
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -49,6 +48,18 @@ def test_a_json_line_is_one_document(capsys: pytest.CaptureFixture[str]) -> None
     (line,) = lines(capsys)
     event: dict[str, Any] = json.loads(line)
     assert (event["event"], event["level"], event["path"], event["status"]) == ("access", "info", "/\n\u2028", 200)
+    log.request_id.set("an-id")
+    try:
+        raise RuntimeError("why")
+    except RuntimeError:
+        log.logger.exception("unforeseen", path=Path("/a"))
+    (line,) = lines(capsys)
+    event = json.loads(line)
+    assert list(event) == ["timestamp", "level", "event", "path", "request_id", "exception"]
+    assert (event["level"], event["path"], event["request_id"]) == ("error", "PosixPath('/a')", "an-id")
+    assert event["exception"].splitlines()[-1] == "RuntimeError: why"
+    log.logger.info("access", request_id="of another")
+    assert json.loads(lines(capsys)[0])["request_id"] == "of another"
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])

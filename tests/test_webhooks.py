@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from falconimg import log, outgoing
+from falconimg import outgoing
 from falconimg.errors import InvalidRequest
 from falconimg.jobs import webhooks
 from falconimg.jobs.ledger import Ledger
@@ -63,12 +63,6 @@ def receiver() -> Iterator[Receiver]:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
         server.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def _logged() -> None:
-    """To this test's standard error: a server of an earlier one may have set the log to its own."""
-    log.configure(Settings())
 
 
 @pytest.fixture

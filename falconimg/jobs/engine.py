@@ -130,6 +130,7 @@ def _application(settings: Settings) -> Any:
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,  # our log goes there
         worker_cancel_long_running_tasks_on_connection_loss=False,  # the fence sees to it
         broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,
