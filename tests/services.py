@@ -133,10 +133,18 @@ def postgresql(root: Path) -> Iterator[Service]:
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user, group=user, cwd=root, timeout=SECONDS)
     port = free_port()
     command = [found("postgres", str(binaries)), "-D", str(data), "-p", str(port), "-k", str(root), "-h", "127.0.0.1"]
-    # SSLRequest (protocol 3): it answers whether it speaks TLS
-    with running(Service(command, root, port, lambda port: _speaks(port, bytes([0, 0, 0, 8, 4, 210, 22, 47]), b"N"),
-                         user=user)) as service:  # fmt: skip
+    with running(Service(command, root, port, _takes_clients, user=user)) as service:
         yield service
+
+
+def _takes_clients(port: int) -> bool:
+    """Whether PostgreSQL does: it speaks before."""
+    import psycopg
+
+    with suppress(psycopg.OperationalError):
+        psycopg.connect(host="127.0.0.1", port=port, user="falconimg", dbname="postgres", connect_timeout=2).close()
+        return True
+    return False
 
 
 def database(service: Service) -> str:

@@ -18,7 +18,7 @@ from falconimg.jobs.worker import Keeper
 from falconimg.settings import Settings
 from tests import chaos, services
 from tests.conftest import noise
-from tests.serving import serving, write
+from tests.serving import free_port, serving, write
 from tests.test_jobs_server import check, ended, submit
 
 BROKERS = {"rabbitmq": "amqp://guest:guest@127.0.0.1:{}//", "redis": "redis://127.0.0.1:{}/0"}
@@ -86,6 +86,17 @@ def test_the_engine_makes_what_is_submitted(tmp_path: Path, broker: services.Ser
         job = ended(server, submit(server, images, "split"))
         check(tmp_path, job)
         assert (job["state"], job["done"]) == ("done", 30)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.servers
+def test_where_no_bell_is_ever_heard_workers_look_by_themselves(tmp_path: Path, database: str) -> None:
+    images = [{**write(tmp_path, "a.png", noise(60, 60)), "output": f"out/{n}.png"} for n in range(10)]
+    broker = f"redis://127.0.0.1:{free_port()}/0"  # where nobody is
+    with serving(tmp_path, workers="1", jobs="on", ledger=database, broker=broker) as server:
+        job = ended(server, submit(server, images, "split"))
+        check(tmp_path, job)
+        assert (job["state"], job["done"]) == ("done", 10)
     assert "Traceback" not in server.log
 
 

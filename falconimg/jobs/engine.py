@@ -1,7 +1,8 @@
 """Celery as the engine: it brings a bell's sound to a worker, on whichever machine; the ledger says what is to be done.
 
 Two functions are all that it is for: `ring` tells that an item waits, and a task claims the next item and has it made.
-What is lost on the way, with the broker or its data, delays: `Keeper.sweep` rings again. Nothing is ever read from it.
+What is lost on the way, with the broker or its data, delays: `Keeper.sweep` rings again, and who hears nothing for a
+while looks by itself. Nothing is ever read from it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from falconimg import log
-from falconimg.errors import SettingsProblem
+from falconimg.errors import LedgerProblem, SettingsProblem
 from falconimg.jobs.worker import Keeper, Ring, make
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
 
+if TYPE_CHECKING:
+    from falconimg.jobs.ledger import Ledger
+
 QUEUE = TASK = "falconimg"
+SILENT_SECONDS = 5.0
+"""After so long without a bell a process looks for work by itself: the broker may be away, or not heard any more."""
 CONNECT_SECONDS = 2.0
 """How long a bell waits for a broker that does not answer; its item is told of later."""
 MOST_BELLS = 1000
@@ -96,14 +102,12 @@ def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
         from falconimg.jobs.ledger import Ledger  # see record
 
         try:
-            pipeline, ledger = Pipeline(alone, store(alone)), Ledger(settings.ledger_url)
+            app.station = Station(alone, Pipeline(alone, store(alone)), Ledger(settings.ledger_url), ring)
         except SettingsProblem as problem:  # the database is away: Celery would go on without a station
             log.logger.error("ledger", detail=problem.detail)
             time.sleep(1)
             os._exit(1)  # another process takes its place
-        keeper = Keeper(alone, ledger, ring)
-        keeper.start()
-        app.station = pipeline, ledger, keeper
+        app.station.start()
 
     signals.worker_process_init.connect(begin, weak=False)
     app.worker_main(
@@ -111,6 +115,50 @@ def serve(settings: Settings, store: Callable[[Settings], Store]) -> None:
          "--without-mingle",
          "--without-heartbeat", f"--loglevel={settings.log_level}", f"--hostname=falconimg-{os.getpid()}@%h"]
     )  # fmt: skip
+
+
+class Station:
+    """What a process of the pool works with: it makes an image at a time, when a bell rings or has not for long."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, ledger: Ledger, ring: Ring | None) -> None:
+        self._settings, self._pipeline, self._ledger = settings, pipeline, ledger
+        self._keeper = Keeper(settings, ledger, ring)
+        self._turn = threading.Lock()
+        self._heard = time.monotonic()
+
+    def start(self) -> None:
+        """Begin what goes on beside the images."""
+        self._keeper.start()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def hear(self) -> None:
+        """A bell has rung: make the next item, whichever it is; the ledger knows which goes first."""
+        self._heard = time.monotonic()
+        self._make_next()
+        self._heard = time.monotonic()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(SILENT_SECONDS)
+            try:
+                while time.monotonic() > self._heard + SILENT_SECONDS and self._make_next():
+                    pass
+            except LedgerProblem as problem:
+                log.logger.error("ledger", detail=problem.detail)
+
+    def _make_next(self) -> bool:
+        """Whether there was one."""
+        with self._turn:
+            claims = self._ledger.claim(1, self._settings.lease_seconds)
+            for claim in claims:
+                self._keeper.hold([claim])
+                try:
+                    make(claim, self._pipeline, self._ledger)
+                finally:
+                    self._keeper.let_go(claim)
+        if self._pipeline.hangs:
+            os._exit(1)  # another process takes its place
+        return bool(claims)
 
 
 @cache
@@ -140,15 +188,7 @@ def _application(settings: Settings) -> Any:
 
     @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
     def made(_job: str, _number: int) -> None:
-        """Make the next item, whichever it is: the ledger knows which goes first."""
-        pipeline, ledger, keeper = app.station
-        for claim in ledger.claim(1, settings.lease_seconds):
-            keeper.hold([claim])
-            try:
-                make(claim, pipeline, ledger)
-            finally:
-                keeper.let_go(claim)
-        if pipeline.hangs:
-            os._exit(1)  # another process takes its place
+        """Make one, though not that one."""
+        app.station.hear()
 
     return app
