@@ -26,8 +26,8 @@ def test_without_the_sweeper_images_are_lost(tmp_path: Path, monkeypatch: pytest
         "    worker.Keeper.sweep = lambda self: None\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
-    monkeypatch.setattr(chaos, "SECONDS", 15)
-    found = chaos.run(tmp_path, 6, 6, 40, seed=3)
+    monkeypatch.setattr(chaos, "SECONDS", 10)
+    found = chaos.run(tmp_path, 5, 5, 30, seed=3)
     assert found.lost > 0
     assert found.checked < found.images
     assert "it did not come to an end" in found.faults
