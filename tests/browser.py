@@ -44,6 +44,16 @@ FILES = """
     : new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true});
   document.body.dispatchEvent(event);
 """
+# In one call: to ask each element for each of its properties takes seconds.
+BUTTON = """
+  return [...document.querySelectorAll(arguments[0])].find((button) => button.checkVisibility()
+    && [button.innerText.trim(), button.getAttribute('aria-label')].includes(arguments[1]));
+"""
+FIELD = """
+  return [...document.querySelectorAll(arguments[0])]
+    .filter((label) => label.checkVisibility() && label.innerText.trim() === arguments[1])
+    .map((label) => label.control).find((control) => control.type !== 'radio');
+"""
 
 
 class Page:
@@ -93,22 +103,22 @@ class Page:
         """Add steps by their buttons."""
         for title in titles:
             count = len(self.all("#steps > li"))
-            next(button for button in self.all("#operations button") if button.text == title).click()
+            self.button(title, "#operations").click()
             self.there("#steps > li", count + 1)
             self.settle()
 
     def button(self, text: str, within: str = "body") -> WebElement:
-        return next(
-            found
-            for found in self.all(f"{within} button")
-            if text in (found.text, found.get_attribute("aria-label")) and found.is_displayed()
-        )
+        """The first visible button of that text or label."""
+        return self._found(BUTTON, f"{within} button", text)
 
     def field(self, label: str, within: str = "body") -> WebElement:
         """The control of a visible label."""
-        labels = [found for found in self.all(f"{within} label") if found.text == label and found.is_displayed()]
-        controls: list[WebElement] = [self.js("return arguments[0].control", found) for found in labels]
-        return next(control for control in controls if control.get_attribute("type") != "radio")
+        return self._found(FIELD, f"{within} label", label)
+
+    def _found(self, script: str, selector: str, text: str) -> WebElement:
+        found = self.js(script, selector, text)
+        assert isinstance(found, WebElement), f"no {selector} is {text}"
+        return found
 
     def set(self, label: str, value: str, within: str = "body") -> None:
         """Type into a field and leave it."""
