@@ -106,7 +106,7 @@ def test_no_accepted_request_is_lost_when_the_server_is_told_to_stop(
     tmp_path: Path, long: bool, record_property: Record
 ) -> None:
     total: Counter[str] = Counter()
-    for number in range(20 if long else 3):
+    for number in range(20 if long else 2):
         root = tmp_path / f"{number}"
         root.mkdir()
         with serving(root, **SMALL_SERVER) as server:
@@ -125,7 +125,7 @@ def test_no_accepted_request_is_lost_when_the_server_is_told_to_stop(
 def test_no_request_is_lost_when_the_server_takes_its_settings_anew(
     tmp_path: Path, long: bool, record_property: Record
 ) -> None:
-    times = 20 if long else 3
+    times = 20 if long else 2
     with serving(tmp_path, **SMALL_SERVER) as server:
         asking = Asking(server)
         with running(*asking.clients()) as stop:
@@ -144,7 +144,7 @@ def test_no_request_is_lost_when_the_server_takes_its_settings_anew(
 def test_no_request_is_lost_when_workers_have_served_their_number(
     tmp_path: Path, long: bool, record_property: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = 20 if long else 3
+    times = 20 if long else 2
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--max-requests 40 --max-requests-jitter 20")
     with serving(tmp_path, **SMALL_SERVER) as server:
         asking = Asking(server)
