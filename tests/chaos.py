@@ -41,7 +41,7 @@ LEASE = 2.0
 SIDE = 500
 STEPS = ["resize=2", "split"]
 OPEN = ("queued", "running")
-SECONDS = 120
+SECONDS = 240
 
 
 @dataclass
@@ -181,9 +181,12 @@ def system(root: Path, settings: dict[str, str], prefix: str, store: Store | Non
 
 def run(
     root: Path, kills: int, jobs: int, images: int, seed: int, prefix: str = "", store: Store | None = None,
-    **settings: str,
+    pauses: tuple[float, float] = (0.1, 1.0), **settings: str,
 ) -> Found:  # fmt: skip
-    """One run; its faults say what was lost or wrong. Results are below `prefix`, in that store if one is given."""
+    """One run; its faults say what was lost or wrong. Results are below `prefix`, in that store if one is given.
+
+    `pauses` are the least and the most seconds between two kills: what begins slowly would never make an image.
+    """
     rng, found = random.Random(seed), Found(jobs, jobs * images)  # noqa: S311  (of the kills)
     url = settings.get("FALCONIMG_LEDGER", f"sqlite:///{root}/jobs.db")
     (root / "in").mkdir()
@@ -195,7 +198,7 @@ def run(
         looked.start()
         submitting.start()
         for _ in range(kills):
-            time.sleep(rng.uniform(0.1, 1.0))
+            time.sleep(rng.uniform(*pauses))
             _kill(running, rng, found)
         last = time.time()
         submitting.join(SECONDS)

@@ -228,7 +228,7 @@ def seaweedfs(root: Path) -> Iterator[Service]:
         f"-dir={root}/data", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3",
         f"-s3.port={port}", f"-s3.config={root}/s3.json", f"-master.port.grpc={free_port()}",
         f"-volume.port.grpc={free_port()}", f"-filer.port.grpc={free_port()}", f"-s3.port.grpc={free_port()}",
-        "-master.volumeSizeLimitMB=64", "-volume.max=20", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-master.volumeSizeLimitMB=64", "-volume.max=60", "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.domainName={DOMAIN}",
     ]  # fmt: skip
     with running(Service(command, root, port, lambda port: _says(port, "/status"))) as service:

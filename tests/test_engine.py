@@ -131,8 +131,8 @@ def test_random_kills_lose_double_and_tear_nothing(
     over = threading.Event()
 
     def kill_broker() -> None:
-        for _ in range(20 if long else 1):
-            if over.wait(3):
+        for _ in range(10 if long else 1):
+            if over.wait(8 if long else 3):
                 return
             broker.kill()
             broker.start()
@@ -140,7 +140,9 @@ def test_random_kills_lose_double_and_tear_nothing(
     killing = threading.Thread(target=kill_broker)
     killing.start()
     try:
-        found = chaos.run(tmp_path, 24 if long else 4, 20 if long else 4, 40 if long else 10, seed=11, **settings)
+        found = chaos.run(
+            tmp_path, 24 if long else 4, 20 if long else 4, 40 if long else 10, seed=11, pauses=(1, 6), **settings
+        )
     finally:
         over.set()
         killing.join(services.SECONDS)
