@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from falconimg.errors import Busy
@@ -393,6 +394,18 @@ def test_an_image_that_changed_since_is_not_made(desk: Desk) -> None:
     error = desk.get(f"/{id_}").json["images"][0]["error"]
     assert error["type"] == "/problems/changed"
     assert "out/a.png" not in desk.server.tree()
+    # who asks for it again means what is there now, and no later one
+    for seed, state in ((9, "done"), (8, "failed")):
+        id_ = desk.submitted(image("out/b.png"))
+        desk.server.put("in/a.png", data=b"no picture")
+        desk.make_all()
+        desk.server.put("in/a.png", noise(6, 8, seed=seed))
+        assert desk.server.client.simulate_post(f"/v1/jobs/{id_}/retry").status_code == 202
+        if state == "failed":
+            desk.server.put("in/a.png", noise(7, 8))
+        desk.make_all()
+        assert desk.get(f"/{id_}").json["state"] == state
+    assert np.array_equal(desk.server.picture("out/b.png"), noise(6, 8, seed=9))
 
 
 def test_who_lost_the_image_publishes_nothing(desk: Desk) -> None:

@@ -527,7 +527,7 @@ def test_of_two_retries_at_once_one_is_refused(opened: Open) -> None:
         id_ = submitted(one, 2)
         for claim in claimed(one, 2):
             one.end(claim, "failed", FAILED)
-        answers = at_once(*(partial(each.retry, id_, {0: ["out/x"]}) for each in (one, other)))
+        answers = at_once(*(partial(each.retry, id_, {0: ["out/x"]}, {}) for each in (one, other)))
         assert sorted(type(answer).__name__ for answer in answers) == ["JobConflict", "dict"]
         assert kinds(one, id_).count("retried") == 1
         one.cancel(id_)
@@ -538,7 +538,7 @@ def test_what_a_failed_image_has_published_is_known_to_its_retry(ledger: Ledger)
     [claim] = claimed(ledger)
     assert ledger.about_to_publish(claim, {"a": "1"}, {"a": "out/a"})
     assert ledger.end(claim, "failed", FAILED)
-    ledger.retry(id_, {})
+    ledger.retry(id_, {}, {})
     assert claimed(ledger)[0].hashes == {"a": "1"}
 
 
@@ -554,7 +554,7 @@ def test_a_retry_makes_the_failed_images_again_and_no_other(ledger: Ledger) -> N
     for end in ("done", "failed", "failed"):
         ledger.end(claimed(ledger)[0], end, DONE)
     assert [number for number, _, _ in ledger.failed(job)] == [1, 2]
-    shown = ledger.retry(job, {1: ["/out/1"], 2: ["/out/2"]})
+    shown = ledger.retry(job, {1: ["/out/1"], 2: ["/out/2"]}, {})
     assert (shown["state"], shown["done"], shown["failed"], shown["ended"]) == ("queued", 1, 0, None)
     with pytest.raises(JobConflict):
         submitted(ledger, 1, "/out/2")
@@ -569,15 +569,15 @@ def test_a_retry_makes_the_failed_images_again_and_no_other(ledger: Ledger) -> N
 def test_a_retry_that_is_in_the_way_is_refused(ledger: Ledger) -> None:
     job = submitted(ledger, 1, "/out/a")
     with pytest.raises(JobConflict, match="came one that is queued"):
-        ledger.retry(job, {})
+        ledger.retry(job, {}, {})
     ledger.end(claimed(ledger)[0], "failed", FAILED)
     other = submitted(ledger, 1, "/out/a")
     with pytest.raises(JobConflict, match=f"/out/a, which is job {other}'s"):
-        ledger.retry(job, {0: ["/out/a"]})
+        ledger.retry(job, {0: ["/out/a"]}, {})
     assert ledger.job(job)["state"] == "failed"
     ledger.end(claimed(ledger)[0], "done", DONE)
     with pytest.raises(JobConflict, match="came one that is done"):
-        ledger.retry(other, {})
+        ledger.retry(other, {}, {})
 
 
 # Asking
@@ -601,7 +601,7 @@ def test_what_waits_is_counted_with_the_age_of_the_oldest(ledger: Ledger) -> Non
 def test_an_unknown_job_is_said_to_be_one(ledger: Ledger) -> None:
     ask: list[Callable[[], Any]] = [
         lambda: ledger.job("x"), lambda: ledger.images("x", 0, 1), lambda: ledger.events("x", 0, 1),
-        lambda: ledger.cancel("x"), lambda: ledger.retry("x", {}), lambda: ledger.failed("x"),
+        lambda: ledger.cancel("x"), lambda: ledger.retry("x", {}, {}), lambda: ledger.failed("x"),
         lambda: ledger.document("x"),
     ]  # fmt: skip
     for each in ask:

@@ -563,8 +563,15 @@ class Ledger:
             _end_if_all_have(connection, _counts(connection, id_))
             return _shown(_job(connection, id_))
 
-    def retry(self, id_: str, names: Mapping[int, Sequence[str]]) -> dict[str, Any]:
-        """Have the failed images made again; `names` are the canonical names that their outputs claim, by number.
+    def retry(
+        self, id_: str, names: Mapping[int, Sequence[str]], identities: Mapping[int, str | None]
+    ) -> dict[str, Any]:
+        """Have the failed images made again.
+
+        Args:
+            id_: the job's
+            names: the canonical names that their outputs claim, by number
+            identities: the versions of their inputs, by number
 
         Raises:
             UnknownJob
@@ -587,6 +594,9 @@ class Ledger:
                 .where(ITEM.c.job == id_, ITEM.c.state == "failed")
                 .values(state="pending", attempts=0, round=ITEM.c.round + 1, outcome=None, rung=None, rings=0)
             )
+            versions = [{**_one(id_, each), "an_identity": identities[each]} for each in failed if each in identities]
+            if versions:
+                connection.execute(update(ITEM).where(_ONE).values(identity=bindparam("an_identity")), versions)
             connection.execute(update(JOB).where(JOB.c.id == id_).values(state="queued", failed=0, ended=None))
             _add_event(connection, id_, "retried", time.time(), {"images": job.failed})
             return _shown(_job(connection, id_))

@@ -55,13 +55,16 @@ def identity(version: str) -> str:
 
 
 def retry(id_: str, settings: Settings, store: Store, ledger: Ledger) -> dict[str, Any]:
-    """Have the failed images of a job made again; raises UnknownJob, JobConflict, InvalidRequest and Forbidden."""
-    shared = ledger.document(id_)
+    """Have the failed images of a job made again, of their inputs as they are now.
+
+    Raises: UnknownJob, JobConflict, InvalidRequest and Forbidden
+    """
+    shared, failed = ledger.document(id_), ledger.failed(id_)
     names = {
-        number: request.single(image, shared, number, below, settings, store)[1]
-        for number, image, below in ledger.failed(id_)
+        number: request.single(image, shared, number, below, settings, store)[1] for number, image, below in failed
     }
-    return ledger.retry(id_, names)
+    identities = {number: _identity(image["input"], settings, store) for number, image, _ in failed}
+    return ledger.retry(id_, names, identities)
 
 
 def _identity(path: str, settings: Settings, store: Store) -> str | None:
