@@ -124,9 +124,14 @@ def locked(path: Path, how: int) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # also where a child has it still
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that are marked `alone` come last: then they wait for few others, and few for them."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test that is marked `alone` waits for those of the run's other processes, and they wait for it."""
+    """A test that is marked `alone` waits for those that other processes run from this checkout, and they for it."""
     how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
     here = Path(__file__)
     with ExitStack() as stack:
