@@ -51,7 +51,7 @@ class RequestId:
         req.context.request_id = request_id
         resp.set_header("X-Request-ID", request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")
-        log.request_id.set(request_id)
+        log.about.set({"request_id": request_id})
         tracing.go_on(req.get_header("traceparent"), req.get_header("tracestate"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import math
 import multiprocessing
 import os
@@ -39,6 +40,16 @@ share_metrics(METRICS)
 
 from falconimg import metrics, tracing  # noqa: E402  (prometheus_client looks for the directory when it is imported)
 from falconimg.worker import HANGING  # noqa: E402  (likewise)
+
+# What each worker would import for itself: none has a codec, begins a thread, or knows the settings.
+SHARED = [
+    "falcon",
+    "numpy",
+    "falconimg.schema",
+    *(["falconimg.jobs.ledger", "sqlalchemy.dialects.sqlite"] if settings.has_jobs else []),
+]
+for name in SHARED:
+    importlib.import_module(name)
 
 
 def _shown(address: str) -> str:
@@ -121,6 +132,9 @@ class JobWorkers:
                 continue
             if process:
                 ENDED.add(process.pid)
+                self.places[place] = None, begun
+                if not self.stopped and begun > -math.inf:
+                    log.logger.error("job_worker_ended", pid=process.pid, detail="it was not told to, and is replaced")
             now = time.monotonic()
             if not self.stopped and now > begun + self.SECONDS:
                 # in a session of their own: a terminal's ^C is for the server, which tells them

@@ -6,9 +6,11 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partialmethod
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from falconimg.settings import Settings
@@ -16,8 +18,8 @@ from falconimg.settings import Settings
 BARE = re.compile(r"[!#-&(-<>-\[\]-~]+")  # what needs no quotes: ASCII that is printed, without space " ' = and \
 LINES = logging.getLogger("falconimg")
 
-request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is answered; on each of its lines."""
+about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))
+"""What each line has besides: the id of the request that is answered, or the job and the number of the image."""
 
 
 class Logger:
@@ -26,9 +28,8 @@ class Logger:
     def log(self, level: int, event: str, exc_info: Any = None, **fields: object) -> None:
         """Write one of a level of the standard library's, followed by the traceback of `exc_info` as logging has it."""
         if LINES.isEnabledFor(level):
-            if known := request_id.get():
-                fields.setdefault("request_id", known)
-            LINES.log(level, event, exc_info=exc_info, extra={"fields": fields})
+            besides = {name: value for name, value in about.get().items() if name not in fields}
+            LINES.log(level, event, exc_info=exc_info, extra={"fields": fields | besides})
 
     debug = partialmethod(log, logging.DEBUG)
     info = partialmethod(log, logging.INFO)

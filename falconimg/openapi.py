@@ -322,7 +322,7 @@ def _jobs(settings: Settings, refusals: dict[str, Any], guarded: dict[str, Any])
             | {
                 "parameters": [
                     {"name": "state", "in": "query", "schema": {"type": "string", "enum": list(JOB_STATES)}},
-                    {"name": "before", "in": "query", "schema": {"type": "string"}},
+                    {"name": "before", "in": "query", "schema": {"type": "string", "pattern": "^[0-9a-f]{1,32}$"}},
                     _whole("limit", "Jobs to show."),
                 ],
                 "responses": jobs | refusals,

@@ -73,7 +73,9 @@ def addresses(host: str, port: int, private: Collection[str]) -> list[str]:
         raise Refused(f"expected a host that has an address, came {host[:100]!a}") from None
     for each in found:
         if host not in private and not _is_public(each):
-            raise Refused(f"expected a host at public addresses, came {host[:100]!a}")
+            raise Refused(
+                f"expected a host at public addresses, or one that FALCONIMG_PRIVATE_HOSTS names, came {host[:100]!a}"
+            )
     return list(dict.fromkeys(found))
 
 

@@ -409,6 +409,11 @@ class Worker(ThreadWorker):
         elif mark == HANGING.REPLACED:
             self.alive = False
 
+    def is_parent_alive(self) -> bool:
+        """Whether the server that started it is there; without that it stops as if it were told to."""
+        self.alive = self.alive and super().is_parent_alive()
+        return self.alive
+
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Wait for events, but no longer than to the next look at the deadlines."""
         wait = min(timeout or 0.0, max(0.0, self.looked + TICK - monotonic()))

@@ -1037,6 +1037,16 @@ def test_the_information_is_of_one_picture(server: Server) -> None:
     assert "came 2" in problem(result, 422, "/problems/request")["detail"]
 
 
+def test_the_information_takes_no_parameters(shelf: Server) -> None:
+    for result in (
+        post(shelf, "op=gray", FILE, "/v1/info"),
+        shelf.client.simulate_get("/v1/info/in/a.png", query_string="op=gray"),
+    ):
+        assert 'came "op"' in problem(result, 422, "/problems/request")["detail"]
+    for signed in ("expires=9999999999", "signature=x"):  # where no key is set, a signed address is one all the same
+        assert shelf.client.simulate_get("/v1/info/in/a.png", query_string=signed).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/v1/info/in/a.png", "/v1/image/in/a.png"])
 def test_a_file_is_read_only_with_memory_for_it(shelf: Server, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     free: list[int] = []

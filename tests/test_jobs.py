@@ -287,12 +287,28 @@ def test_a_job_is_shown_by_pages(desk: Desk) -> None:
         ("/{id}", "limit=1&limit=2", "/limit"),
         ("/{id}/events", "after=2", "/after"),
         ("", "state=ended", "/state"),
+        ("", "before=nope", "/before"),
     ],
 )
 def test_a_cursor_out_of_range_is_refused(desk: Desk, path: str, query: str, where: str) -> None:
     id_ = desk.submitted(image())
     found = problem(desk.get(path.replace("{id}", id_), query_string=query), 422)
     assert found["errors"][0]["pointer"] == where
+
+
+@pytest.mark.parametrize("last", ["2", "-1", "x", ""])
+def test_a_last_event_that_there_is_not_is_refused(desk: Desk, last: str) -> None:
+    answer = desk.get(f"/{desk.submitted(image())}/events", headers={"Last-Event-ID": last})
+    assert f'expected a Last-Event-ID from 0 to 1, came "{last}"' in problem(answer, 422)["detail"]
+
+
+def test_the_log_says_of_which_job_an_image_failed(make_desk: Callable[..., Desk], capsys: Any) -> None:
+    desk = make_desk(log="json")
+    id_ = desk.submitted(image(), image("out/b.png", input="in/none.png"))
+    desk.make_all()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    [failed] = [line for line in lines if line["event"] == "image_failed"]
+    assert (failed["job"], failed["index"], failed["input"]) == (id_, 1, "in/none.png")
 
 
 def test_an_unknown_parameter_or_job_is_refused(desk: Desk) -> None:

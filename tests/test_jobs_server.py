@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import pytest
 from falconimg.errors import LedgerProblem, SettingsProblem
 from falconimg.jobs import ledger as ledgers
 from falconimg.jobs import submission
+from falconimg.resources.jobs import FOLLOW_SECONDS
 from falconimg.settings import Settings
 from falconimg.stores.routed import opened
 from tests import services
@@ -335,12 +337,29 @@ def test_a_killed_worker_is_replaced_and_ends_with_a_killed_server(tmp_path: Pat
         time.sleep(5)  # what dies at once is not started again at once
         os.kill(first, signal.SIGKILL)
         server.wait_for(lambda: makers(server) not in ([], [first]))
+        assert f"job_worker_ended pid={first} " in server.log
         [second] = makers(server)
         workers = server.workers()
         server.process.kill()
         server.wait_for(lambda: not Path(f"/proc/{second}").exists())
         for pid in workers:
             server.wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_killed_server_leaves_its_port_though_somebody_follows_events(tmp_path: Path) -> None:
+    with jobs(tmp_path, job_workers="0") as server:
+        id_ = submit(server, [write(tmp_path, "a.png", noise(8, 8))])
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v1/jobs/{id_}/events") as followed:
+            followed.readline()
+            workers = server.workers()
+            server.process.kill()
+            killed = time.monotonic()
+            followed.read()
+        assert time.monotonic() < killed + FOLLOW_SECONDS / 2
+        for pid in workers:
+            server.wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 10)
+        with socket.create_server(("127.0.0.1", server.port)):
+            pass
 
 
 def test_a_reload_takes_settings_anew_and_loses_nothing(tmp_path: Path) -> None:
@@ -439,6 +458,8 @@ def test_the_command_line_submits_watches_and_retries(tmp_path: Path) -> None:
         wrong = run("submit", "nix.json")
         assert (wrong.returncode, wrong.stderr) == (2, "falconimg: nix.json: No such file or directory\n")
         (tmp_path / "wrong.json").write_text('{"images": 1}')
-        assert "/images: " in run("submit", "wrong.json").stderr
+        assert "falconimg: /images: " in run("submit", "wrong.json").stderr
+        (tmp_path / "wrong.json").write_text("{}")
+        assert "falconimg: request: " in run("submit", "wrong.json").stderr
     gone = run("list")
     assert (gone.returncode, "no answer" in gone.stderr) == (1, True)

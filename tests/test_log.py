@@ -15,7 +15,7 @@ from falconimg.settings import Settings
 @pytest.fixture(autouse=True)
 def outside_of_requests() -> None:
     """No request's id of another test."""
-    log.request_id.set("")
+    log.about.set({})
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -48,7 +48,7 @@ def test_a_json_line_is_one_document(capsys: pytest.CaptureFixture[str]) -> None
     (line,) = lines(capsys)
     event: dict[str, Any] = json.loads(line)
     assert (event["event"], event["level"], event["path"], event["status"]) == ("access", "info", "/\n\u2028", 200)
-    log.request_id.set("an-id")
+    log.about.set({"request_id": "an-id"})
     try:
         raise RuntimeError("why")
     except RuntimeError:

@@ -16,6 +16,8 @@ import pytest
 from obstore.store import MemoryStore
 
 from falconimg import errors
+from falconimg.jobs import submission
+from falconimg.jobs.ledger import Ledger
 from falconimg.settings import Settings
 from falconimg.stores import File, objects
 from falconimg.stores.memory import Memory
@@ -68,7 +70,7 @@ def test_objects_and_files_are_read_and_written_in_one_request(server: Server, s
         ({"input": "s3://b/out/a.png", "output": "a.png"}, "/images/0/input", "FALCONIMG_INPUT_STORES"),
         ({"input": "s3://other/in/a.png", "output": "a.png"}, "/images/0/input", "FALCONIMG_INPUT_STORES"),
         ({"input": "local.png", "output": "s3://b/in/a.png"}, "/images/0/output", "FALCONIMG_OUTPUT_STORES"),
-        ({"input": "http://127.0.0.1/a.png", "output": "a.png"}, "/images/0/input", "FALCONIMG_INPUT_STORES"),
+        ({"input": "http://127.0.0.1/a.png", "output": "a.png"}, "/images/0/input", "FALCONIMG_HTTP_HOSTS"),
         ({"input": "file:///etc/passwd", "output": "a.png"}, "/images/0/input", "FALCONIMG_INPUT_STORES"),
         ({"input": "s3://b/in/../out/a.png", "output": "a.png"}, "/images/0/input", "inside the root"),
         ({"input": "s3://b/input/a.png", "output": "a.png"}, "/images/0/input", "FALCONIMG_INPUT_STORES"),
@@ -84,7 +86,9 @@ def test_what_is_not_allowed_is_refused_at_its_place(
 
 
 def test_without_a_store_an_address_is_no_path(serve: Serve) -> None:
-    assert serve().process([{"input": "s3://b/a.png", "output": "a.png"}]).status_code == 422
+    answer = serve().process([{"input": "s3://b/a.png", "output": "a.png"}])
+    assert answer.status_code == 422
+    assert "that FALCONIMG_INPUT_STORES, " in answer.json["errors"][0]["detail"]
 
 
 def test_patterns_find_objects(server: Server, shelf: Routed) -> None:
@@ -104,6 +108,48 @@ def test_a_failure_says_what_was_written_before_it(shelf: Routed) -> None:
         shelf.publish(files, "error")
     assert caught.value.written == ("a", "b")
     assert shelf.publish(files[2:], "skip") == ("s3://b/out/taken",)
+
+
+def test_results_are_put_at_once_and_those_that_can_be_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore
+
+    put, together = obstore.put, threading.Barrier(3, timeout=20)
+
+    def lame(bucket: Any, key: str, *more: Any, **options: Any) -> Any:
+        together.wait()
+        if key == "b":
+            raise obstore.exceptions.GenericError("no")
+        return put(bucket, key, *more, **options)
+
+    monkeypatch.setattr("obstore.put", lame)
+    store = Objects("s3://b/", MemoryStore)
+    with pytest.raises(errors.NotWritten, match="'b' could not be written") as caught:
+        store.publish([File(name, name.encode()) for name in "abc"], "error")
+    assert caught.value.written == ("a", "c")
+    assert [store.exists(name) for name in "abc"] == [True, False, True]
+
+
+def test_the_versions_of_a_job_s_objects_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore
+
+    settings = Settings(root=tmp_path, ledger=f"sqlite:///{tmp_path}/jobs.db")
+    bucket = MemoryStore()
+    inputs = Objects("s3://b/", lambda: bucket)
+    inputs.publish([File(f"{n}.png", b"") for n in range(2)], "error")
+    head, together = obstore.head, threading.Barrier(3, timeout=20)
+
+    def met(*given: Any) -> Any:
+        together.wait()
+        return head(*given)
+
+    monkeypatch.setattr("obstore.head", met)
+    images = [{"input": f"s3://b/{n}.png", "output": f"{n}.png"} for n in range(3)]
+    ledger = Ledger(settings.ledger_url)
+    submission.submit({"images": images}, settings, Routed(Memory({}), {"s3://b/": inputs}, {}), ledger)
+    monkeypatch.undo()
+    identities = [claim.identity for claim in ledger.claim(3, 60)]
+    assert identities == [inputs.version("0.png", LIMIT), inputs.version("1.png", LIMIT), None]
+    ledger.close()
 
 
 def test_a_result_says_its_media_type() -> None:

@@ -216,7 +216,7 @@ def test_public_addresses_are_taken(url: str) -> None:
 def test_one_private_address_of_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)) for address in ("1.1.1.1", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    with pytest.raises(outgoing.Refused, match=r"public addresses, came 'example\.com'"):
+    with pytest.raises(outgoing.Refused, match=r"FALCONIMG_PRIVATE_HOSTS names, came 'example\.com'"):
         outgoing.addresses("example.com", 80, ())
 
 

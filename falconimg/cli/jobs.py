@@ -20,8 +20,8 @@ from falconimg.settings import Settings
 
 PAGE = 1000
 """Jobs or images of one answer."""
-TRIES = 10
-"""How often a server that does not answer is asked again while a job is watched."""
+TRIES = 60
+"""How often a server that does not answer is asked again while a job is watched, a second after each time."""
 SECONDS = 60.0
 """How long an answer may take."""
 COUNTED = ("done", "failed", "skipped", "cancelled")
@@ -142,7 +142,7 @@ def _refusal(answer: HTTPResponse) -> str:
     """What the server says is wrong, each place in a line."""
     try:
         problem = json.loads(answer.read())
-        places = [f"{place['pointer']}: {place['detail']}" for place in problem.get("errors", ())]
+        places = [f"{place['pointer'] or 'request'}: {place['detail']}" for place in problem.get("errors", ())]
         return "\n".join(places) or f"{answer.status} {problem['title']}: {problem['detail']}"
     except (ValueError, KeyError, TypeError):
         return f"{answer.status} {answer.reason}"

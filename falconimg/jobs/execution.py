@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from falconimg import answers, request
+from falconimg import answers, log, request
 from falconimg.errors import Busy, Changed, Conflict, Exists, Forbidden, InvalidRequest, JobConflict, Lost, Stopping
 from falconimg.job import Fault, IfExists, Outcome
 from falconimg.jobs.record import Claim
@@ -26,6 +26,7 @@ def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> bool:
 
     One that found no memory in time, or was not begun because the process stops, is given back: that was no attempt.
     """
+    log.about.set({"job": claim.job, "index": claim.number})
     store = Fenced(pipeline.store, claim, ledger)
     outcome: Outcome | None
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from falconimg import request
@@ -12,6 +14,8 @@ from falconimg.jobs import webhooks
 from falconimg.jobs.record import PRIORITIES, Item
 from falconimg.settings import Settings
 from falconimg.stores import Store
+from falconimg.stores.objects import at_once
+from falconimg.stores.paths import ADDRESS
 
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
@@ -40,11 +44,11 @@ def submit(
     for name, index in names.items():
         outputs.setdefault(index, []).append(name)
     items = []
-    for image in job.images:
+    identities = _identities([image.input for image in job.images], settings, store)
+    for image, identity_ in zip(job.images, identities, strict=True):
         place = int(image.pointer.rpartition("/")[2])
         document = {**value["images"][place], "input": image.input}
-        identity = _identity(image.input, settings, store)
-        items.append(Item(place, document, image.below, identity, outputs.get(image.index, ())))
+        items.append(Item(place, document, image.below, identity_, outputs.get(image.index, ())))
     shared = {name: each for name, each in value.items() if name not in OURS}
     return ledger.submit(shared, items, digest, key, PRIORITIES[value.get("priority", "normal")], webhook)
 
@@ -63,8 +67,13 @@ def retry(id_: str, settings: Settings, store: Store, ledger: Ledger) -> dict[st
     names = {
         number: request.single(image, shared, number, below, settings, store)[1] for number, image, below in failed
     }
-    identities = {number: _identity(image["input"], settings, store) for number, image, _ in failed}
-    return ledger.retry(id_, names, identities)
+    identities = _identities([image["input"] for _, image, _ in failed], settings, store)
+    return ledger.retry(id_, names, dict(zip(names, identities, strict=True)))
+
+
+def _identities(paths: Sequence[str], settings: Settings, store: Store) -> list[str | None]:
+    look = partial(_identity, settings=settings, store=store)
+    return at_once(look, paths) if any(map(ADDRESS.match, paths)) else [look(path) for path in paths]
 
 
 def _identity(path: str, settings: Settings, store: Store) -> str | None:

@@ -191,8 +191,8 @@ def make(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> None:
     """Make a claimed image; what keeps it from being reported leaves it to the next attempt, when its lease is over."""
     try:
         if not run_claimed(claim, pipeline, ledger):
-            log.logger.warning("image_lost", job=claim.job, index=claim.number)
+            log.logger.warning("image_lost")
     except LedgerProblem as problem:
-        log.logger.error("image_not_reported", job=claim.job, index=claim.number, detail=problem.detail)
+        log.logger.error("image_not_reported", detail=problem.detail)
     except Exception:  # noqa: BLE001  (its lease ends)
-        log.logger.exception("image_not_reported", job=claim.job, index=claim.number)
+        log.logger.exception("image_not_reported")

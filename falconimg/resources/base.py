@@ -9,10 +9,11 @@ from typing import Any, ClassVar, TypeVar
 import falcon
 from gunicorn.http.errors import ParseException
 
-from falconimg import request
-from falconimg.errors import BodyTooLarge, IncompleteBody, WrongMediaType
+from falconimg import parameters, request
+from falconimg.errors import BodyTooLarge, IncompleteBody, InvalidRequest, Place, WrongMediaType
 from falconimg.openapi import JSON
 from falconimg.pipeline import Pipeline
+from falconimg.schema import came
 from falconimg.settings import Settings
 from falconimg.stores import Store
 
@@ -54,6 +55,23 @@ class Closing(Iterator[bytes]):
 def _is_json(media_type: str) -> bool:
     kind, parameters = falcon.parse_header(media_type)
     return kind.lower() == JSON and parameters.get("charset", "utf-8").lower() in ("utf-8", "utf8", "us-ascii")
+
+
+def asked(req: falcon.Request, *known: str) -> dict[str, str]:
+    """The query's parameters, each once and none but these."""
+    found: dict[str, str] = {}
+    for name, value in parameters.pairs(req.query_string):
+        if name not in known:
+            raise InvalidRequest(f"expected the parameters {', '.join(known) or 'none'}, came {came(name)}")
+        if name in found:
+            raise wrong(name, "it once", "it again")
+        found[name] = value
+    return found
+
+
+def wrong(name: str, expected: str, value: str) -> InvalidRequest:
+    """What a parameter of the query is refused with."""
+    return InvalidRequest("The request is not valid", [Place(f"/{name}", f"expected {expected}, came {came(value)}")])
 
 
 def gone(req: falcon.Request) -> Callable[[], bool]:

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 import falcon
 
-from falconimg import formats
+from falconimg import formats, signing
 from falconimg.errors import InvalidRequest
 from falconimg.info import describe
-from falconimg.resources.base import Resource
+from falconimg.resources.base import Resource, asked
 from falconimg.resources.image import uploads
 
 
@@ -18,6 +18,7 @@ class UploadedInfo(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with its sides, its format, and so on."""
+        asked(req)
         with ExitStack() as held:
             files = uploads(req, self.settings, self.pipeline, held)
             if len(files) > 1:
@@ -33,6 +34,7 @@ class AddressedInfo(Resource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, path: str) -> None:
         """Answer with its sides, its format, and so on."""
+        asked(req, signing.EXPIRES, signing.SIGNATURE)
         store = self.pipeline.store
         store.check_input(path)
         with self.pipeline.file(store.size(path, self.settings.max_file)):

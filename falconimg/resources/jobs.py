@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from falconimg import parameters
-from falconimg.errors import InvalidRequest, LedgerProblem, Place
+from falconimg.errors import InvalidRequest, LedgerProblem
 from falconimg.jobs import engine, submission
 from falconimg.jobs.record import OPEN
 from falconimg.jobs.worker import ring_unheard
 from falconimg.openapi import EVENTS, JOB_STATES, NDJSON
 from falconimg.pipeline import Pipeline
-from falconimg.resources.base import Closing, Resource
+from falconimg.resources.base import Closing, Resource, asked, wrong
 from falconimg.schema import came
 from falconimg.settings import Settings
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
 KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
+ID = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
+"""A job's, or the beginning of one: those of later jobs sort behind it."""
 PAGE = 100
 """Images or jobs of an answer, unless `limit` says otherwise."""
 MOST = 1000
@@ -74,12 +75,15 @@ class Jobs(OfJobs):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with a page of them, the newest first."""
-        asked = _asked(req, "state", "before", "limit")
-        state = asked.get("state")
+        given = asked(req, "state", "before", "limit")
+        state = given.get("state")
         if state is not None and state not in JOB_STATES:
-            raise _wrong("state", f"one of {', '.join(JOB_STATES)}", state)
-        limit = _whole(asked, "limit", PAGE, 1, MOST)
-        jobs = self.ledger.jobs(state, asked.get("before"), limit)
+            raise wrong("state", f"one of {', '.join(JOB_STATES)}", state)
+        before = given.get("before")
+        if before is not None and not ID.fullmatch(before):
+            raise wrong("before", "the id of a job", before)
+        limit = _whole(given, "limit", PAGE, 1, MOST)
+        jobs = self.ledger.jobs(state, before, limit)
         resp.media = {"jobs": jobs, "next": jobs[-1]["id"] if len(jobs) == limit else None}
 
 
@@ -88,10 +92,10 @@ class Job(OfJobs):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
         """Answer with its state and a page of its images."""
-        asked = _asked(req, "after", "limit")
+        given = asked(req, "after", "limit")
         job = self.ledger.job(id_)
-        after = _whole(asked, "after", -1, -1, job["total"] - 1)
-        limit = _whole(asked, "limit", PAGE, 0, MOST)
+        after = _whole(given, "after", -1, -1, job["total"] - 1)
+        limit = _whole(given, "limit", PAGE, 0, MOST)
         images = self.ledger.images(id_, after, limit)
         more = images and images[-1]["index"] < job["total"] - 1
         resp.media = {**job, "images": images, "next": images[-1]["index"] if more else None}
@@ -99,7 +103,7 @@ class Job(OfJobs):
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
         """Cancel it; what runs finishes."""
-        _asked(req)
+        asked(req)
         resp.media = self.ledger.cancel(id_)
 
 
@@ -108,7 +112,7 @@ class Retry(OfJobs):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
         """Put them on record again."""
-        _asked(req)
+        asked(req)
         resp.status = falcon.HTTP_202
         resp.media = submission.retry(id_, self.settings, self.pipeline.store, self.ledger)
         self.tell()
@@ -127,10 +131,12 @@ class Events(OfJobs):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
         """Answer with the events behind `after` (or Last-Event-ID), and those that come."""
-        asked = _asked(req, "after")
+        after = _whole(asked(req, "after"), "after", 0, 0, most := self.ledger.job(id_)["events"])
         if (last := req.get_header("Last-Event-ID")) is not None:
-            asked["after"] = last  # a browser that comes back asks as it did first, and names the last one besides
-        after = _whole(asked, "after", 0, 0, self.ledger.job(id_)["events"])
+            # a browser that comes back asks as it did first, and names the last one besides
+            if not _is_whole(last, 0, most):
+                raise InvalidRequest(f"expected a Last-Event-ID from 0 to {most}, came {came(last)}")
+            after = int(last)
         lines = req.client_prefers((NDJSON, EVENTS)) != EVENTS
         resp.content_type = NDJSON if lines else EVENTS
         resp.set_header("Cache-Control", "no-store")
@@ -174,26 +180,14 @@ def _nothing() -> None:
     pass
 
 
-def _asked(req: falcon.Request, *known: str) -> dict[str, str]:
-    """The query's parameters, each once and none but these."""
-    found: dict[str, str] = {}
-    for name, value in parameters.pairs(req.query_string):
-        if name not in known:
-            raise InvalidRequest(f"expected the parameters {', '.join(known) or 'none'}, came {came(name)}")
-        if name in found:
-            raise _wrong(name, "it once", "it again")
-        found[name] = value
-    return found
-
-
-def _whole(asked: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = asked.get(name)
+def _whole(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = given.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"-?\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
-        raise _wrong(name, f"a whole number from {least} to {most}", text)
+    if not _is_whole(text, least, most):
+        raise wrong(name, f"a whole number from {least} to {most}", text)
     return int(text)
 
 
-def _wrong(name: str, expected: str, value: str) -> InvalidRequest:
-    return InvalidRequest("The request is not valid", [Place(f"/{name}", f"expected {expected}, came {came(value)}")])
+def _is_whole(text: str, least: int, most: int) -> bool:
+    return bool(re.fullmatch(r"-?\d{1,9}", text, re.ASCII)) and least <= int(text) <= most

@@ -1,8 +1,8 @@
 """Objects of a bucket below a prefix: S3 and what speaks like it, by obstore.
 
-Each result is put atomically, one after the other: what several of them are is not there at once. Where a name must not
-be taken, the put says so itself (If-None-Match), so of several writers one wins. An object store has no directories,
-and nothing to sweep.
+Each result is put atomically, several beside each other: what they are together is not there at once. Where a name
+must not be taken, the put says so itself (If-None-Match), so of several writers one wins. An object store has no
+directories, and nothing to sweep.
 
 obstore starts threads when it is first used, which a fork would not bring along: each process makes its own.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from falconimg import errors
 from falconimg.errors import SettingsProblem
@@ -32,8 +34,20 @@ PIECE = 1 << 20
 SECONDS = "30s"
 """For one request of the store's, of which a few are made again where that may help."""
 RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+AT_ONCE = 16
+"""Questions to a store, or objects that are put there, at the same time: each is mostly waiting."""
 MOST_KEY = 1024
 """Bytes of an object's key (S3's limit; Google's is the same)."""
+
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+def at_once(ask: Callable[[Asked], Answer], of: Sequence[Asked]) -> list[Answer]:
+    """What comes of each, asked on several threads; the first one's error is raised when all have ended."""
+    with ThreadPoolExecutor(max(1, min(AT_ONCE, len(of)))) as pool:
+        return list(pool.map(ask, of))
 
 
 def bucket(base: str, settings: dict[str, str]) -> ObjectStore:
@@ -128,7 +142,7 @@ class Objects:
         import obstore
 
         key = self._key(path, errors.BadName)
-        with _writing(path, []):
+        with _writing(path):
             try:
                 obstore.head(self._bucket, key)
             except FileNotFoundError:
@@ -140,7 +154,7 @@ class Objects:
         import obstore
 
         key, digest = self._key(path, errors.BadName), hashlib.sha256()
-        with _writing(path, []):
+        with _writing(path):
             try:
                 for piece in obstore.get(self._bucket, key).stream(min_chunk_size=PIECE):
                     digest.update(piece)
@@ -149,30 +163,39 @@ class Objects:
         return digest.hexdigest()
 
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
-        """See Store, but that each is written when it is put in place."""
+        """See Store, but that each is written when it is put in place, and the others are though one cannot be."""
+        paths = [file.path for file in files]
+        for path in paths:
+            self._key(path, errors.BadName)
+        if if_exists == "error":
+            for path, taken in zip(paths, at_once(self.exists, paths), strict=True):
+                if taken:
+                    raise errors.Exists(f"{shown(path)}: the name is taken")
+        ends = at_once(partial(self._put, if_exists), files)
+        written = [path for path, end in zip(paths, ends, strict=True) if end is None]
+        for end in ends:
+            if end and (if_exists == "error" or not isinstance(end, errors.Exists)):
+                end.written = tuple(written)
+                raise end
+        return tuple(path for path in paths if path not in written)
+
+    def _put(self, if_exists: IfExists, file: File) -> errors.ImageProblem | None:
+        """Put it in place; why it is not, if so."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        keys = [self._key(file.path, errors.BadName) for file in files]
-        written: list[str] = []
-        left: list[str] = []
-        if if_exists == "error":
-            for file in files:
-                if self.exists(file.path):
-                    raise errors.Exists(f"{shown(file.path)}: the name is taken")
-        for key, (path, data) in zip(keys, files, strict=True):
-            form = by_extension(path)
-            kind: Any = {"Content-Type": form.media_type} if form else {}
-            try:
-                with _writing(path, written):
-                    mode: Any = "overwrite" if if_exists == "overwrite" else "create"
-                    obstore.put(self._bucket, key, data, attributes=kind, mode=mode, use_multipart=False)
-                written.append(path)
-            except (AlreadyExistsError, PreconditionError):
-                if if_exists == "error":
-                    raise errors.Exists(f"{shown(path)}: the name is taken", written) from None
-                left.append(path)
-        return tuple(left)
+        form = by_extension(file.path)
+        kind: Any = {"Content-Type": form.media_type} if form else {}
+        mode: Any = "overwrite" if if_exists == "overwrite" else "create"
+        key = self._key(file.path, errors.BadName)
+        try:
+            with _writing(file.path):
+                obstore.put(self._bucket, key, file.data, attributes=kind, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            return errors.Exists(f"{shown(file.path)}: the name is taken")
+        except errors.NotWritten as problem:
+            return problem
+        return None
 
     def find(self, pattern: str, most: int, looks: Looks) -> list[Found]:
         """See Store."""
@@ -223,7 +246,7 @@ def _reading(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(path: str, written: Sequence[str]) -> Iterator[None]:
+def _writing(path: str) -> Iterator[None]:
     """obstore's errors become a result's, but those that say whether it is there."""
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -232,9 +255,9 @@ def _writing(path: str, written: Sequence[str]) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         raise
     except FileNotFoundError as error:
-        raise errors.NotWritten(f"{shown(path)} could not be written: there is no such bucket", written) from error
+        raise errors.NotWritten(f"{shown(path)} could not be written: there is no such bucket") from error
     except BaseError as error:
-        raise errors.NotWritten(f"{shown(path)} could not be written: {_why(error)}", written) from error
+        raise errors.NotWritten(f"{shown(path)} could not be written: {_why(error)}") from error
 
 
 def _why(error: Exception) -> str:

@@ -47,7 +47,8 @@ def relative(path: str, *roots: str) -> str:
     if not path or "\0" in path or size > MAX_PATH:
         raise _malformed(f"1 to {MAX_PATH} bytes with no NUL", path)
     if ADDRESS.match(path):
-        raise _malformed("a file's, not an address (URL)", path)
+        allowed = "FALCONIMG_INPUT_STORES, FALCONIMG_OUTPUT_STORES or FALCONIMG_HTTP_HOSTS"
+        raise _malformed(f"a file's, or an address (URL) that {allowed} allows", path)
     first, *rest = parts = path.split("/")
     if ".." in parts:
         raise Forbidden(outside(path))

@@ -109,7 +109,7 @@ class Routed:
         return self.files.sweep()
 
     def _input(self, path: str) -> Store:
-        return self._of(path, self.inputs, "FALCONIMG_INPUT_STORES")
+        return self._of(path, self.inputs, "FALCONIMG_INPUT_STORES or FALCONIMG_HTTP_HOSTS")
 
     def _output(self, path: str) -> Store:
         return self._of(path, self.outputs, "FALCONIMG_OUTPUT_STORES")
