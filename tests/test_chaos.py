@@ -10,7 +10,7 @@ from tests import chaos
 
 
 def test_random_kills_lose_double_and_tear_nothing(tmp_path: Path, long: bool) -> None:
-    found = chaos.run(tmp_path, 24 if long else 8, 20 if long else 8, 40 if long else 15, seed=7)
+    found = chaos.run(tmp_path, 24 if long else 8, 20 if long else 6, 40 if long else 15, seed=7)
     print(f"figure: {found}")  # noqa: T201
     assert found.faults == []
     assert found.kills.total() == (24 if long else 8)

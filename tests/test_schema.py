@@ -81,7 +81,7 @@ def documents(draw: st.DrawFn) -> Any:
     return value[0]
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(documents())
 def test_what_the_quick_validator_takes_is_what_jsonschema_takes(document: Any) -> None:
     text = not any("\ud800" <= letter <= "\udfff" for letter in json.dumps(document, ensure_ascii=False))
