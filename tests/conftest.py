@@ -125,8 +125,8 @@ def locked(path: Path, how: int) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that are marked `alone` come last: then they wait for few others, and few for them."""
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    """Those that are marked `alone` come first: one after the other, they wait for few others, and few for them."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -688,6 +688,19 @@ def test_a_picture_that_the_client_s_favourite_cannot_hold_is_sent_as_another(se
     )
 
 
+def test_of_several_files_those_are_sent_as_another_that_the_favourite_cannot_hold(server: Server) -> None:
+    files = [
+        named("wide.jpg", encoded(noise(4, 16384), ".jpg")),
+        named("a.png"),
+        named("b/wide.jpg", encoded(noise(4, 16390), ".jpg")),
+    ]
+    headers = {"Content-Type": "multipart/form-data; boundary=edge", "Accept": "image/webp"}
+    body = b"".join(files) + b"--edge--\r\n"
+    result = server.client.simulate_post("/v1/image", body=body, params={"format": "auto"}, headers=headers)
+    assert "Falconimg-Failed" in result.headers  # the last has more than FALCONIMG_MAX_SIDE
+    assert list(zipped(result)) == ["wide.jpg", "a.webp", "report.json"]
+
+
 def test_what_no_browser_shows_is_sent_as_one_that_all_show(server: Server) -> None:
     opaque, clear = pictures.encoded("tiff", noise(6, 8)), pictures.encoded("tiff", noise(6, 8, 4))
     assert post(server, "format=auto", opaque).headers["Content-Type"] == "image/jpeg"

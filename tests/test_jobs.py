@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, event
 
 from falconimg.errors import Busy
 from falconimg.jobs import execution, worker
@@ -256,6 +257,22 @@ def test_a_name_that_the_picture_decides_is_refused_in_its_turn(desk: Desk) -> N
     assert desk.get(f"/{one}").json["images"][0]["error"]["type"] == "/problems/conflict"
     assert desk.make(second)
     assert desk.get(f"/{two}").json["state"] == "done"
+
+
+def test_a_ledger_on_a_full_disk_is_a_503_and_nothing_is_on_record(make_desk: Callable[..., Desk]) -> None:
+    def fill(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 100")
+
+    event.listen(Engine, "connect", fill)
+    try:
+        desk = make_desk()
+        small = desk.submitted(image())
+        answer = desk.submit([image(f"out/{n}.png") for n in range(1000)], headers={"Idempotency-Key": "k"})
+        assert "full" in problem(answer, 503, "/problems/ledger")["detail"]
+        assert [job["id"] for job in desk.get("").json["jobs"]] == [small]
+        desk.submitted(image("out/b.png"))
+    finally:
+        event.remove(Engine, "connect", fill)
 
 
 def test_without_jobs_there_are_no_routes(serve: Serve) -> None:

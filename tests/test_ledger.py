@@ -268,10 +268,12 @@ def test_who_comes_back_after_the_lease_reports_and_publishes_nothing(ledger: Le
     [late] = claimed(ledger, seconds=0)
     time.sleep(0.001)
     assert ledger.expire(3) == [(job, 0, "pending")]
-    assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"})  # nobody has it
+    for overwrites in (False, True):
+        assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"}, overwrites)  # nobody has it
     [now] = claimed(ledger)
     assert (now.fence, now.attempts) == (2, 2)
-    assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"})
+    for overwrites in (False, True):
+        assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"}, overwrites)
     assert not ledger.end(late, "failed", FAILED)
     ledger.renew([late], 0)
     ledger.give_back([late])
@@ -340,16 +342,33 @@ def test_a_failure_ends_a_job_that_stops_on_errors_and_leaves_what_runs(ledger: 
     ]  # fmt: skip
 
 
-def test_names_that_the_picture_decides_are_claimed_in_their_turn(ledger: Ledger) -> None:
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_names_that_the_picture_decides_are_claimed_in_their_turn(ledger: Ledger, overwrites: bool) -> None:
     submitted(ledger, 1, "/out/a")
     submitted(ledger)
     one, two = claimed(ledger, 2)
-    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, {"a": "/out/a", "b": "/out/b"})
-    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, {"a": "/out/a", "b": "/out/b"})  # it is its own
+    names = {"a": "/out/a", "b": "/out/b"}
+    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, names, overwrites)
+    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, names, overwrites)  # it is its own
     with pytest.raises(JobConflict, match=f"b: expected a path that no open job has, came one of {one.job}"):
-        ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"})
+        ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"}, overwrites)
     ledger.end(one, "done", DONE)
-    assert ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"})
+    assert ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"}, overwrites)
+
+
+def test_of_what_may_be_overwritten_nothing_is_recorded_but_new_names(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(ledger, 1, "/out/a")
+    [claim] = claimed(ledger, seconds=0)
+    with monkeypatch.context() as context:
+        context.setattr(ledger, "_writing", lambda: pytest.fail("it was written"))
+        assert ledger.about_to_publish(claim, {"a": "1"}, {"a": "/out/a"}, True)
+    assert ledger.about_to_publish(claim, {"b": "2"}, {"b": "/out/b"}, True)
+    submitted(ledger)
+    [other] = claimed(ledger)
+    with pytest.raises(JobConflict):
+        ledger.about_to_publish(other, {"b": "2"}, {"b": "/out/b"}, True)
 
 
 def test_what_was_about_to_be_published_is_known_to_the_next_attempt(ledger: Ledger) -> None:
@@ -540,6 +559,17 @@ def test_what_a_failed_image_has_published_is_known_to_its_retry(ledger: Ledger)
     assert ledger.end(claim, "failed", FAILED)
     ledger.retry(id_, {}, {})
     assert claimed(ledger)[0].hashes == {"a": "1"}
+
+
+def test_while_a_large_job_is_cancelled_others_write(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = opened(), opened()
+    job = submitted(one, 5)
+    between: list[str] = []
+    monkeypatch.setattr(module, "CANCELLED", 2)
+    monkeypatch.setattr(time, "sleep", lambda _: between.append(submitted(other)))
+    assert one.cancel(job)["cancelled"] == 5
+    assert len(between) == 2
+    assert kinds(one, job) == ["queued", *["image"] * 5, "ended"]
 
 
 def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:

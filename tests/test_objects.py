@@ -129,6 +129,23 @@ def test_results_are_put_at_once_and_those_that_can_be_are(monkeypatch: pytest.M
     assert [store.exists(name) for name in "abc"] == [True, False, True]
 
 
+def test_of_two_results_of_one_name_the_first_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore
+
+    put, order = obstore.put, list[bytes]()
+
+    def slow_once(bucket: Any, key: str, data: bytes, **options: Any) -> Any:
+        if data == b"1":
+            time.sleep(0.2)
+        order.append(data)
+        return put(bucket, key, data, **options)
+
+    monkeypatch.setattr("obstore.put", slow_once)
+    store = Objects("s3://b/", MemoryStore)
+    assert store.publish([File("a", b"1"), File("s3://b/a", b"2")], "skip") == ("s3://b/a",)
+    assert (order, store.read("a", LIMIT)) == ([b"1", b"2"], b"1")
+
+
 def test_the_versions_of_a_job_s_objects_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import obstore
 

@@ -109,7 +109,7 @@ class Fenced:
         names = {file.path: self._store.check_output(file.path) for file in files}
         ours = {file.path for file in files if self._is_ours(file.path)}
         try:
-            held = self._ledger.about_to_publish(self._claim, self.hashes, names)
+            held = self._ledger.about_to_publish(self._claim, self.hashes, names, if_exists == "overwrite")
         except JobConflict as problem:
             raise Conflict(problem.detail) from None
         if not held:

@@ -65,6 +65,11 @@ MOST_RINGS = 5
 CHUNK = 500
 """Rows that one statement names: SQLite takes 32,766 parameters."""
 
+CANCELLED = 5000
+"""Images of a job that are cancelled in one transaction: half a second."""
+PAUSE_SECONDS = 0.1
+"""Between two such: who waits to write SQLite looks again after that, at the latest."""
+
 META = MetaData()
 LEDGER = Table("ledger", META, Column("version", Integer, primary_key=True))
 JOB = Table(
@@ -172,6 +177,7 @@ HELD = (
     .order_by(ITEM.c.number)
     .with_for_update()
 )
+IS_HELD = select(ITEM.c.fence).where(_ONE, ITEM.c.fence == bindparam("a_fence"), ITEM.c.state == "running")
 OWNERS = select(OUTPUT).where(OUTPUT.c.path.in_(bindparam("paths", expanding=True)))
 SET_HASHES = update(ITEM).where(_ONE).values(hashes=bindparam("some_hashes"))
 END_ITEM = (
@@ -348,17 +354,29 @@ class Ledger:
                 again = {"state": "pending", "lease": None, "attempts": ITEM.c.attempts - 1, "rung": None, "rings": 0}
                 connection.execute(update(ITEM).where(_held(claim)).values(again))
 
-    def about_to_publish(self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str]) -> bool:
+    def about_to_publish(
+        self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str], overwrites: bool = False
+    ) -> bool:
         """Record what is going to be published; whether the item is still its claimer's.
 
         Args:
             claim: whose
             hashes: SHA-256 by the path that the report has
             names: the store's canonical name by that path
+            overwrites: whether a further execution may put its files over these, and need not know them: then nothing
+                is written if the names are the item's already
 
         Raises:
             JobConflict: an open item of another job has one of the names
         """
+        if overwrites:
+            me = claim.job, claim.number
+            with self._reading() as connection:
+                if not connection.execute(IS_HELD, {**_one(*me), "a_fence": claim.fence}).first():
+                    return False
+                owners = _owners(connection, list(names.values()))
+            if all(owners.get(name) == me for name in names.values()):
+                return True
         return bool(self._together(Publication(claim, hashes, names)))
 
     def end(self, claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
@@ -556,12 +574,19 @@ class Ledger:
     # Changing one's mind
 
     def cancel(self, id_: str) -> dict[str, Any]:
-        """End what is not begun; what runs finishes. The job as it is then; raises UnknownJob."""
-        with self._writing() as connection:
-            _job(connection, id_, lock=True)  # as who ends an image has it before the pending ones
-            _end_pending(connection, id_, "cancelled", "not begun: the job was cancelled")
-            _end_if_all_have(connection, _counts(connection, id_))
-            return _shown(_job(connection, id_))
+        """End what is not begun; what runs finishes. The job as it is then; raises UnknownJob.
+
+        Of a large job it is some at a time, so that others can write too; who is cut off between them asks again.
+        """
+        while True:
+            with self._writing() as connection:
+                _job(connection, id_, lock=True)  # as who ends an image has it before the pending ones
+                ended = _end_pending(connection, id_, "cancelled", "not begun: the job was cancelled", CANCELLED)
+                _end_if_all_have(connection, _counts(connection, id_))
+                shown = _shown(_job(connection, id_))
+            if ended < CANCELLED:
+                return shown
+            time.sleep(PAUSE_SECONDS)
 
     def retry(
         self, id_: str, names: Mapping[int, Sequence[str]], identities: Mapping[int, str | None]
@@ -870,11 +895,13 @@ def _end_items(connection: Connection, job: str, ends: Mapping[int, Ended]) -> R
     return row
 
 
-def _end_pending(connection: Connection, job: str, state: str, why: str) -> None:
+def _end_pending(connection: Connection, job: str, state: str, why: str, most: int | None = None) -> int:
+    """End what is not begun, at most so many; how many."""
     rows = connection.execute(
         select(ITEM.c.number, ITEM.c.place, ITEM.c.image, ITEM.c.round)
         .where(ITEM.c.job == job, ITEM.c.state == "pending")
         .order_by(ITEM.c.number)
+        .limit(most)
         .with_for_update()
     ).all()
     for chunk in _chunks(rows):
@@ -883,6 +910,7 @@ def _end_pending(connection: Connection, job: str, state: str, why: str) -> None
             for row in chunk
         }
         _end_items(connection, job, ends)
+    return len(rows)
 
 
 def _counts(connection: Connection, job: str) -> Row[Any]:

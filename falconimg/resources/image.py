@@ -6,13 +6,14 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
-from time import time
+from time import monotonic, time
 from typing import NamedTuple
 
 import falcon
@@ -26,6 +27,7 @@ from falconimg.job import Job, Outcome, Report
 from falconimg.openapi import JSON
 from falconimg.parameters import AUTO, SOURCE, Parameters
 from falconimg.pipeline import Pipeline
+from falconimg.pipeline import report as counted
 from falconimg.resources.base import Closing, Resource, gone, whole_body
 from falconimg.resources.batch import STATUSES, reported
 from falconimg.settings import Settings
@@ -57,12 +59,15 @@ class Single(Resource):
             InvalidRequest: with places in the query
             ImageProblem: nothing could be made
         """
-        accept = req.get_header("Accept") or ""
-        found = self.pipeline.run(self.job_of(wanted, names, store, accept), store, gone(req))
-        if wanted.format == AUTO and [_type(image) for image in found.images] == [Unencodable.type]:
-            # what the client likes best cannot hold it
-            found = self.pipeline.run(self.job_of(wanted, names, store, ""), store, gone(req))
-        report = replace(found, images=tuple(map(_here, found.images)))
+        begun, accept = monotonic(), req.get_header("Accept") or ""
+        images = self.pipeline.run(self.job_of(wanted, names, store, accept), store, gone(req)).images
+        if wanted.format == AUTO and (left := [image.index for image in images if _type(image) == Unencodable.type]):
+            # what the client likes best cannot hold these
+            job = self.job_of(wanted, names, store, "")
+            job = replace(job, images=tuple(image for image in job.images if image.index in left))
+            again = {image.index: image for image in self.pipeline.run(job, store, gone(req)).images}
+            images = tuple(again.get(image.index, image) for image in images)
+        report = counted(tuple(map(_here, images)), Counter(image.status for image in images), begun)
         failed = [image for image in report.images if image.error]
         if len(names) == 1 and failed and failed[0].error:
             raise errors.by_type(failed[0].error.type)(failed[0].error.detail)

@@ -44,9 +44,9 @@ Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
-def at_once(ask: Callable[[Asked], Answer], of: Sequence[Asked]) -> list[Answer]:
-    """What comes of each, asked on several threads; the first one's error is raised when all have ended."""
-    with ThreadPoolExecutor(max(1, min(AT_ONCE, len(of)))) as pool:
+def at_once(ask: Callable[[Asked], Answer], of: Sequence[Asked], most: int = AT_ONCE) -> list[Answer]:
+    """What comes of each, asked on so many threads; the first one's error is raised when all have ended."""
+    with ThreadPoolExecutor(max(1, min(most, len(of)))) as pool:
         return list(pool.map(ask, of))
 
 
@@ -165,13 +165,13 @@ class Objects:
     def publish(self, files: Sequence[File], if_exists: IfExists) -> tuple[str, ...]:
         """See Store, but that each is written when it is put in place, and the others are though one cannot be."""
         paths = [file.path for file in files]
-        for path in paths:
-            self._key(path, errors.BadName)
+        keys = {self._key(path, errors.BadName) for path in paths}
         if if_exists == "error":
             for path, taken in zip(paths, at_once(self.exists, paths), strict=True):
                 if taken:
                     raise errors.Exists(f"{shown(path)}: the name is taken")
-        ends = at_once(partial(self._put, if_exists), files)
+        # of several results of one name the first is put first
+        ends = at_once(partial(self._put, if_exists), files, AT_ONCE if len(keys) == len(files) else 1)
         written = [path for path, end in zip(paths, ends, strict=True) if end is None]
         for end in ends:
             if end and (if_exists == "error" or not isinstance(end, errors.Exists)):
