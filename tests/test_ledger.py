@@ -268,12 +268,12 @@ def test_who_comes_back_after_the_lease_reports_and_publishes_nothing(ledger: Le
     [late] = claimed(ledger, seconds=0)
     time.sleep(0.001)
     assert ledger.expire(3) == [(job, 0, "pending")]
-    for overwrites in (False, True):
-        assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"}, overwrites)  # nobody has it
+    for hashes in ({"a": "1"}, {}):
+        assert not ledger.about_to_publish(late, hashes, {"a": "/a"})  # nobody has it
     [now] = claimed(ledger)
     assert (now.fence, now.attempts) == (2, 2)
-    for overwrites in (False, True):
-        assert not ledger.about_to_publish(late, {"a": "1"}, {"a": "/a"}, overwrites)
+    for hashes in ({"a": "1"}, {}):
+        assert not ledger.about_to_publish(late, hashes, {"a": "/a"})
     assert not ledger.end(late, "failed", FAILED)
     ledger.renew([late], 0)
     ledger.give_back([late])
@@ -342,33 +342,26 @@ def test_a_failure_ends_a_job_that_stops_on_errors_and_leaves_what_runs(ledger: 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("overwrites", [False, True])
-def test_names_that_the_picture_decides_are_claimed_in_their_turn(ledger: Ledger, overwrites: bool) -> None:
+@pytest.mark.parametrize("hashes", [{"a": "1", "b": "2"}, {}])
+def test_names_that_the_picture_decides_are_claimed_in_their_turn(ledger: Ledger, hashes: dict[str, str]) -> None:
     submitted(ledger, 1, "/out/a")
     submitted(ledger)
     one, two = claimed(ledger, 2)
     names = {"a": "/out/a", "b": "/out/b"}
-    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, names, overwrites)
-    assert ledger.about_to_publish(one, {"a": "1", "b": "2"}, names, overwrites)  # it is its own
+    assert ledger.about_to_publish(one, hashes, names)
+    assert ledger.about_to_publish(one, hashes, names)  # it is its own
     with pytest.raises(JobConflict, match=f"b: expected a path that no open job has, came one of {one.job}"):
-        ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"}, overwrites)
+        ledger.about_to_publish(two, hashes, {"b": "/out/b"})
     ledger.end(one, "done", DONE)
-    assert ledger.about_to_publish(two, {"b": "2"}, {"b": "/out/b"}, overwrites)
+    assert ledger.about_to_publish(two, hashes, {"b": "/out/b"})
 
 
-def test_of_what_may_be_overwritten_nothing_is_recorded_but_new_names(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_what_may_be_overwritten_nothing_is_recorded(ledger: Ledger) -> None:
     submitted(ledger, 1, "/out/a")
     [claim] = claimed(ledger, seconds=0)
-    with monkeypatch.context() as context:
-        context.setattr(ledger, "_writing", lambda: pytest.fail("it was written"))
-        assert ledger.about_to_publish(claim, {"a": "1"}, {"a": "/out/a"}, True)
-    assert ledger.about_to_publish(claim, {"b": "2"}, {"b": "/out/b"}, True)
-    submitted(ledger)
-    [other] = claimed(ledger)
-    with pytest.raises(JobConflict):
-        ledger.about_to_publish(other, {"b": "2"}, {"b": "/out/b"}, True)
+    before = ledger.engine.connect().execute(select(ITEM)).all()
+    assert ledger.about_to_publish(claim, {}, {"a": "/out/a"})
+    assert ledger.engine.connect().execute(select(ITEM)).all() == before
 
 
 def test_what_was_about_to_be_published_is_known_to_the_next_attempt(ledger: Ledger) -> None:

@@ -108,8 +108,9 @@ class Fenced:
         self.hashes = {file.path: hashlib.sha256(file.data).hexdigest() for file in files}
         names = {file.path: self._store.check_output(file.path) for file in files}
         ours = {file.path for file in files if self._is_ours(file.path)}
+        known = {} if if_exists == "overwrite" else self.hashes  # what is there is in nobody's way
         try:
-            held = self._ledger.about_to_publish(self._claim, self.hashes, names, if_exists == "overwrite")
+            held = self._ledger.about_to_publish(self._claim, known, names)
         except JobConflict as problem:
             raise Conflict(problem.detail) from None
         if not held:

@@ -177,7 +177,6 @@ HELD = (
     .order_by(ITEM.c.number)
     .with_for_update()
 )
-IS_HELD = select(ITEM.c.fence).where(_ONE, ITEM.c.fence == bindparam("a_fence"), ITEM.c.state == "running")
 OWNERS = select(OUTPUT).where(OUTPUT.c.path.in_(bindparam("paths", expanding=True)))
 SET_HASHES = update(ITEM).where(_ONE).values(hashes=bindparam("some_hashes"))
 END_ITEM = (
@@ -354,29 +353,17 @@ class Ledger:
                 again = {"state": "pending", "lease": None, "attempts": ITEM.c.attempts - 1, "rung": None, "rings": 0}
                 connection.execute(update(ITEM).where(_held(claim)).values(again))
 
-    def about_to_publish(
-        self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str], overwrites: bool = False
-    ) -> bool:
+    def about_to_publish(self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str]) -> bool:
         """Record what is going to be published; whether the item is still its claimer's.
 
         Args:
             claim: whose
-            hashes: SHA-256 by the path that the report has
-            names: the store's canonical name by that path
-            overwrites: whether a further execution may put its files over these, and need not know them: then nothing
-                is written if the names are the item's already
+            hashes: SHA-256 by the path that the report has, of what a further execution has to know as its own
+            names: the store's canonical name by that path, of all
 
         Raises:
             JobConflict: an open item of another job has one of the names
         """
-        if overwrites:
-            me = claim.job, claim.number
-            with self._reading() as connection:
-                if not connection.execute(IS_HELD, {**_one(*me), "a_fence": claim.fence}).first():
-                    return False
-                owners = _owners(connection, list(names.values()))
-            if all(owners.get(name) == me for name in names.values()):
-                return True
         return bool(self._together(Publication(claim, hashes, names)))
 
     def end(self, claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
@@ -763,7 +750,8 @@ def _publish(connection: Connection, publications: Sequence[Publication]) -> dic
             whose = owners[names[taken]][0]
             refused[claim.key] = JobConflict(f"{taken}: expected a path that no open job has, came one of {whose}'s")
             continue
-        hashes.append({**_one(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
+        if made:
+            hashes.append({**_one(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
         new = [name for name in dict.fromkeys(names.values()) if name not in owners]
         outputs += [(name, claim.job, claim.number) for name in new]
         owners.update(dict.fromkeys(new, me))
