@@ -125,8 +125,11 @@ def locked(path: Path, how: int) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that are marked `alone` come first: one after the other, they wait for few others, and few for them."""
-    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
+    """Those that are marked `alone` come first: one after the other, they wait for few others, and few for them.
+
+    Those of the page are short beside those that need servers, and fill what these leave at the end.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("alone") is None, "browser" in item.keywords))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -126,6 +126,8 @@ def test_a_broker_s_death_and_the_loss_of_its_data_only_delay(
 def test_random_kills_lose_double_and_tear_nothing(
     tmp_path: Path, broker: services.Service, database: str, long: bool
 ) -> None:
+    if broker.environ["URL"].startswith("redis:") and not long:
+        return  # the same with the other broker; the death of this one has its own test
     settings: dict[str, Any] = {"FALCONIMG_LEDGER": database, "FALCONIMG_BROKER": broker.environ["URL"]}
     settings["FALCONIMG_JOB_WORKERS"] = "1"
     over = threading.Event()
