@@ -64,7 +64,6 @@ MOST_RINGS = 5
 """After so many bells the time to the next one grows no more."""
 CHUNK = 500
 """Rows that one statement names: SQLite takes 32,766 parameters."""
-
 CANCELLED = 5000
 """Images of a job that are cancelled in one transaction: half a second."""
 PAUSE_SECONDS = 0.1

@@ -131,7 +131,9 @@ class Events(OfJobs):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id_: str) -> None:
         """Answer with the events behind `after` (or Last-Event-ID), and those that come."""
-        after = _whole(asked(req, "after"), "after", 0, 0, most := self.ledger.job(id_)["events"])
+        given = asked(req, "after")
+        most = self.ledger.job(id_)["events"]
+        after = _whole(given, "after", 0, 0, most)
         if (last := req.get_header("Last-Event-ID")) is not None:
             # a browser that comes back asks as it did first, and names the last one besides
             if not _is_whole(last, 0, most):

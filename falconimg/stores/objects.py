@@ -177,7 +177,7 @@ class Objects:
             if end and (if_exists == "error" or not isinstance(end, errors.Exists)):
                 end.written = tuple(written)
                 raise end
-        return tuple(path for path in paths if path not in written)
+        return tuple(path for path, end in zip(paths, ends, strict=True) if end)
 
     def _put(self, if_exists: IfExists, file: File) -> errors.ImageProblem | None:
         """Put it in place; why it is not, if so."""
