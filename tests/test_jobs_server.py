@@ -93,9 +93,9 @@ CRASHES = {
     "between two": "seen = []\n"
     "    before(os, 'link', die, lambda *_: seen.append(1) or len(seen) == 3)\n"
     "    before(os, 'rename', die, lambda *_: seen.append(1) or len(seen) == 3)",
-    "before the end is recorded": "before(ledger.Ledger, 'end', die)",
+    "before the end is recorded": "before(ledger.Ledger, 'end_and_claim', die)",
     "while the end is recorded": "before(ledger, '_end_if_all_have', die)",
-    "after the end is recorded": "after(ledger.Ledger, 'end', die)",
+    "after the end is recorded": "after(ledger.Ledger, 'end_and_claim', die)",
 }
 
 

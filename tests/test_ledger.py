@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs import ledger as module
 from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, TURNS, Ledger
-from falconimg.jobs.record import PRIORITIES, Claim, End, Item, Publication
+from falconimg.jobs.record import PRIORITIES, Claim, End, Item, Publication, Turn
 from tests import services
 
 Open = Callable[[], Ledger]
@@ -391,6 +392,36 @@ def test_many_claimers_have_each_item_once(opened: Open) -> None:
         assert [event["seq"] for event in ledgers[0].events(job, 0, 1000)] == list(range(1, 53))
 
 
+def test_with_an_items_end_its_claimer_has_the_next_one(ledger: Ledger) -> None:
+    id_ = submitted(ledger, 6)
+    first, second = claimed(ledger, 2)
+    lost = second._replace(fence=0)
+    turn = Turn(1, 60, idle=False)
+    answers = ledger._record(
+        [
+            End(first, "done", DONE, turn),
+            Turn(2, 60, idle=False),
+            End(lost, "done", DONE, turn),
+            Turn(9, 60, idle=False),
+        ]
+    )
+    (held, one), two, (lost_held, three), rest = answers
+    assert (held, lost_held) == (True, False)  # who has lost one may have another all the same
+    assert [[claim.number for claim in claims] for claims in (one, two, three, rest)] == [[2], [3, 4], [5], []]
+    assert ledger.end_and_claim(one[0], "done", DONE, None) == (True, [])
+    assert ledger.job(id_)["done"] == 2
+
+
+def test_that_another_has_written_is_seen_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with closing(Ledger(url)) as one, closing(Ledger(url)) as other:
+        one.has_changed()
+        assert not one.has_changed()
+        submitted(other, 1)
+        assert one.has_changed()
+        assert not one.has_changed()
+
+
 def test_what_threads_record_at_once_is_one_transaction_and_each_has_its_own_answer(ledger: Ledger) -> None:
     other = submitted(ledger, 1, "out/other.png")
     of_other = claimed(ledger)
@@ -405,14 +436,14 @@ def test_what_threads_record_at_once_is_one_transaction_and_each_has_its_own_ans
         [
             Publication(of_id[1], {"a": "1"}, {"a": "out/other.png"}),  # what ends in the same transaction has it
             Publication(of_id[2], {"b": "2"}, {"b": "out/other.png"}),
-            End(of_other[0], "done", DONE),
+            End(of_other[0], "done", DONE, Turn(1, 60, idle=False)),
             End(of_id[0], "failed", FAILED),
             End(lost, "done", DONE),
         ]
     )
     event.remove(ledger.engine, "commit", count)
     assert len(commits) == 1
-    assert (answers[0], answers[2:]) == (True, [True, True, False])
+    assert (answers[0], answers[2:]) == (True, [(True, []), (True, []), (False, [])])
     assert f"one of {id_}'s" in str(answers[1])
     assert ledger.job(other)["state"] == "done"
     assert [image["status"] for image in ledger.images(id_, -1, 9)] == ["failed", *["running"] * 3, "skipped"]

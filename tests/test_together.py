@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -50,6 +51,36 @@ def test_what_comes_while_one_is_done_is_done_at_once_and_each_has_its_own_answe
     assert [future.result() for future in futures if not future.exception()] == [2, 4, 6, 10]
     with pytest.raises(ValueError, match="-4"):
         futures[3].result()
+
+
+def test_who_is_answered_waits_for_nobody_that_came_later() -> None:
+    pool, late = ThreadPoolExecutor(5), list[Future[int]]()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def do(wishes: Sequence[int]) -> list[int]:
+        if wishes == [1]:
+            while len(together._waiting) < 3:
+                time.sleep(0.001)
+        elif wishes == [9]:
+            begun.set()
+            assert go_on.wait(SECONDS)
+        else:
+            late.append(pool.submit(together, 9))
+            while not together._waiting:
+                time.sleep(0.001)
+        return [2 * wish for wish in wishes]
+
+    together = Together(do)
+    first = pool.submit(together, 1)
+    while not together._busy:
+        time.sleep(0.001)
+    others = [pool.submit(together, wish) for wish in (2, 3, 4)]
+    assert [future.result(SECONDS) for future in (first, *others)] == [2, 4, 6, 8]
+    assert begun.wait(SECONDS)
+    assert not late[0].done()
+    go_on.set()
+    assert late[0].result(SECONDS) == 18
+    pool.shutdown()
 
 
 def test_what_breaks_all_is_raised_to_each_and_the_next_is_done() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,15 @@ from falconimg.stores.paths import shown
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
+Report = Callable[[Claim, str, Mapping[str, Any]], bool]
+"""Puts on record what a claimed image has come to: see Ledger.end."""
 
-def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> bool:
+
+def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | None = None) -> bool:
     """Make the image and report it; False if another has it by now, and then nothing was reported.
 
-    One that found no memory in time, or was not begun because the process stops, is given back: that was no attempt.
+    It is reported by `end`, or else by the ledger's. One that found no memory in time, or was not begun because the
+    process stops, is given back: that was no attempt.
     """
     log.about.set({"job": claim.job, "index": claim.number})
     store = Fenced(pipeline.store, claim, ledger)
@@ -43,7 +47,7 @@ def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> bool:
         if outcome is None or (outcome.error and outcome.error.type == Stopping.type):
             ledger.give_back([claim])
             return True
-    return ledger.end(claim, outcome.status, _answer(outcome, claim, store))
+    return (end or ledger.end)(claim, outcome.status, _answer(outcome, claim, store))
 
 
 def _answer(outcome: Outcome, claim: Claim, store: Fenced) -> dict[str, Any]:

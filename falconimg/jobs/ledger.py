@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +161,7 @@ BEGIN_JOBS = (
     .where(JOB.c.id.in_(QUEUED.scalar_subquery()))
     .values(state="running", begun=func.coalesce(JOB.c.begun, bindparam("now")))
 )
-DOCUMENTS = select(JOB.c.id, JOB.c.document).where(JOB.c.id.in_(bindparam("jobs", expanding=True)))
+DOCUMENTS = select(JOB.c.id, JOB.c.state, JOB.c.document).where(JOB.c.id.in_(bindparam("jobs", expanding=True)))
 TAKE_ITEM = (
     update(ITEM)
     .where(_ONE)
@@ -227,6 +227,8 @@ class Ledger:
         self.engine = _engine(url)
         self._together = Together(self._record)
         self._busy = False  # whether there was something to claim just now
+        self._watch: Any = None  # a connection of SQLite's that only looks
+        self._version = 0
         file = _file(url)
         try:
             if file:
@@ -244,6 +246,8 @@ class Ledger:
 
     def close(self) -> None:
         """Let its connections go."""
+        if self._watch is not None:
+            self._watch.close()
         self.engine.dispose()
 
     @contextmanager
@@ -338,6 +342,17 @@ class Ledger:
         self._busy = bool(claims)
         return claims
 
+    def has_changed(self) -> bool:
+        """Whether anybody has written since the last call, which one thread makes; of PostgreSQL nobody knows."""
+        if self.engine.dialect.name != "sqlite":
+            return False
+        before = self._version
+        with _answering():
+            if self._watch is None:
+                self._watch = self.engine.raw_connection()
+            (self._version,) = self._watch.cursor().execute("PRAGMA data_version").fetchone()
+        return self._version != before
+
     def renew(self, claims: Iterable[Claim], seconds: float) -> None:
         """Set their leases anew, as far as they are still their claimer's."""
         lease = time.time() + seconds
@@ -370,7 +385,14 @@ class Ledger:
 
         With the job's last item, the job ends; one that fails ends a job that stops on errors.
         """
-        return bool(self._together(End(claim, state, outcome)))
+        return self.end_and_claim(claim, state, outcome, None)[0]
+
+    def end_and_claim(
+        self, claim: Claim, state: str, outcome: Mapping[str, Any], turn: Turn | None
+    ) -> tuple[bool, list[Claim]]:
+        """As `end`, and the items of that turn, all at once."""
+        held, claims = self._together(End(claim, state, outcome, turn))
+        return held, claims
 
     def _record(self, wishes: Sequence[Turn | Publication | End]) -> Sequence[Any]:
         """What several threads wish, in one transaction."""
@@ -635,7 +657,10 @@ def _engine(url: str) -> Engine:
 
 
 def _postgresql(url: str) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True)
+    try:
+        engine = create_engine(url, pool_pre_ping=True)
+    except ImportError:
+        raise SettingsProblem("FALCONIMG_LEDGER: expected falconimg[celery] to be installed, came none") from None
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: Any) -> None:
@@ -696,23 +721,38 @@ def _recorded(connection: Connection, wishes: Sequence[Turn | Publication | End]
         _end(connection, job, ends[job])
     held = [wish for wish in made if isinstance(wish, Publication) and wish.claim.key in rounds]
     refused = _publish(connection, held)
-    return [
-        _claim(connection, wish)
-        if isinstance(wish, Turn)
-        else refused.get(wish.claim.key, wish.claim.key in rounds)
-        for wish in wishes
-    ]  # fmt: skip
+    turns = [turn for wish in wishes if (turn := _turn(wish))]
+    claims = _claims(connection, turns) if turns else iter(())
+    answers: list[Any] = []
+    for each in wishes:
+        turn = _turn(each)
+        mine = list(islice(claims, turn.most)) if turn else []
+        if isinstance(each, Turn):
+            answers.append(mine)
+        elif isinstance(each, Publication):
+            answers.append(refused.get(each.claim.key, each.claim.key in rounds))
+        else:
+            answers.append((each.claim.key in rounds, mine))
+    return answers
 
 
-def _claim(connection: Connection, turn: Turn) -> list[Claim]:
-    rows = connection.execute(TURNS, {"most": turn.most}).all()
+def _turn(wish: Turn | Publication | End) -> Turn | None:
+    """The items that are wished for, with something else or alone."""
+    return wish if isinstance(wish, Turn) else wish.turn if isinstance(wish, End) else None
+
+
+def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
+    """The next items, for all of these together."""
+    rows = connection.execute(TURNS, {"most": sum(turn.most for turn in turns)}).all()
     fresh = list(takewhile(lambda row: not row.attempts, rows))
-    rows = fresh or (rows[:1] if turn.idle else [])
+    rows = fresh or (rows[:1] if all(turn.idle for turn in turns) else [])
     if not rows:
-        return []
+        return iter(())
     jobs, now = sorted({row.job for row in rows}), time.time()
-    connection.execute(BEGIN_JOBS, {"jobs": jobs, "now": now})
-    documents = {row.id: json.loads(row.document) for row in connection.execute(DOCUMENTS, {"jobs": jobs})}
+    found = connection.execute(DOCUMENTS, {"jobs": jobs}).all()
+    documents = {row.id: json.loads(row.document) for row in found}
+    if queued := [row.id for row in found if row.state == "queued"]:
+        connection.execute(BEGIN_JOBS, {"jobs": queued, "now": now})
     claims = [
         Claim(
             row.job, row.number, row.fence + 1, row.attempts + 1, row.place, documents[row.job], json.loads(row.image),
@@ -725,12 +765,12 @@ def _claim(connection: Connection, turn: Turn) -> list[Claim]:
         [
             {
                 **_one(claim.job, claim.number), "a_fence": claim.fence, "an_attempt": claim.attempts,
-                "a_lease": now + turn.seconds,
+                "a_lease": now + max(turn.seconds for turn in turns),
             }
             for claim in claims
         ],
     )  # fmt: skip
-    return claims
+    return iter(claims)
 
 
 def _one(job: str, number: int) -> dict[str, Any]:

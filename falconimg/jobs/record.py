@@ -59,11 +59,12 @@ class Publication(NamedTuple):
 
 
 class End(NamedTuple):
-    """What a claimed item has come to."""
+    """What a claimed item has come to, and what its claimer wants then."""
 
     claim: Claim
     state: str
     outcome: Mapping[str, Any]
+    turn: Turn | None = None
 
 
 class Message(NamedTuple):

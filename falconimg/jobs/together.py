@@ -10,6 +10,15 @@ Wish = TypeVar("Wish")
 Answer = TypeVar("Answer")
 
 
+class _Call(Generic[Wish, Answer]):
+    """One thread's wish, and what came of it."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+        self.answers: list[Answer | Exception] = []  # one, as soon as it is there
+        self.woken = threading.Semaphore(0)  # there is an answer, or it is this thread's turn
+
+
 class Together(Generic[Wish, Answer]):
     """Calls of one wish each; `do` is given all that have come together, and answers or refuses each in its place.
 
@@ -18,29 +27,37 @@ class Together(Generic[Wish, Answer]):
 
     def __init__(self, do: Callable[[Sequence[Wish]], Sequence[Answer | Exception]]) -> None:
         self._do = do
-        self._turn = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Wish, list[Answer | Exception]]] = []
+        self._waiting: list[_Call[Wish, Answer]] = []
+        self._busy = False  # whether one of the threads does what was wished
 
     def __call__(self, wish: Wish) -> Answer:
         """What came of the wish."""
-        answers: list[Answer | Exception] = []
+        call = _Call[Wish, Answer](wish)
         with self._lock:
-            self._waiting.append((wish, answers))
-        with self._turn:
-            if not answers:  # nobody has done it meanwhile
-                with self._lock:
-                    waiting, self._waiting = self._waiting, []
-                self._answer(waiting)
-        (answer,) = answers
+            self._waiting.append(call)
+            mine, self._busy = not self._busy, True
+        if not mine:
+            call.woken.acquire()
+        if not call.answers:
+            self._turn()
+        (answer,) = call.answers
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _answer(self, waiting: Sequence[tuple[Wish, list[Answer | Exception]]]) -> None:
+    def _turn(self) -> None:
+        """Do all that is wished by now, and have another go on if there is more then."""
+        with self._lock:
+            calls, self._waiting = self._waiting, []
         try:
-            came = self._do([wish for wish, _ in waiting])
+            came = self._do([call.wish for call in calls])
         except Exception as error:  # noqa: BLE001  (it is raised to each who asked)
-            came = [error] * len(waiting)
-        for (_, answers), answer in zip(waiting, came, strict=True):
-            answers.append(answer)
+            came = [error] * len(calls)
+        for call, answer in zip(calls, came, strict=True):
+            call.answers.append(answer)
+        with self._lock:
+            self._busy = bool(self._waiting)
+            following = self._waiting[:1]
+        for call in (*following, *calls):
+            call.woken.release()

@@ -5,31 +5,28 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from falconimg import log
 from falconimg.errors import LedgerProblem
 from falconimg.jobs import webhooks
-from falconimg.jobs.execution import run_claimed
-from falconimg.jobs.record import Claim
-from falconimg.pipeline import Pipeline
+from falconimg.jobs.execution import Report, run_claimed
+from falconimg.jobs.record import Claim, Turn
+from falconimg.pipeline import WAITING, Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
 
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
-RECORDING = 4
-"""Threads beyond FALCONIMG_POOL: so many wait for the ledger and the disk while as many as that make pictures."""
 READY = 2
 """Images that are ready for their turn, at least."""
-CLAIMED = 3
-"""Images are claimed when there is room for so many: that takes no longer than one."""
 POLL_SECONDS = 0.2
 """How often an idle process looks for work."""
+LOOK_SECONDS = 0.02
+"""How often it looks whether SQLite was written to, which costs next to nothing."""
 SWEEP_SECONDS = 2.0
 """How often leases that are over are looked for: with the lease's length, how long an image lies after its worker."""
 SEND_SECONDS = 1.0
@@ -118,15 +115,15 @@ class Worker:
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
-        self.pipeline = Pipeline(replace(settings, pool=settings.pool + RECORDING), store)
-        self.width = self.pipeline.settings.pool + 3 * READY
+        self.pipeline = Pipeline(settings, store)
+        self.width = settings.pool + WAITING + 3 * READY
         self.keeper = Keeper(self.settings, ledger)
         self._ends: deque[float] = deque()  # of the last POLL_SECONDS, monotonic
         self._threads = ThreadPoolExecutor(self.width, "job")
         self._stopping = False
         self._free = threading.Event()  # an image has ended
-        self._lock = threading.RLock()  # a future that is done already calls back at once
-        self._running: dict[Future[None], Claim] = {}
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, int, int], Claim] = {}
         self._alone = False  # whether an image is made that may end the process
 
     def stop(self) -> None:
@@ -139,24 +136,26 @@ class Worker:
         while not (self._stopping or self.pipeline.hangs):
             self._free.clear()
             if not self._claimed():
-                self._free.wait(POLL_SECONDS)
-        with self._lock:
-            # one that is cancelled calls `_end` at once
-            waiting = [claim for future, claim in list(self._running.items()) if future.cancel()]
-        try:
-            self.ledger.give_back(waiting)
-        except LedgerProblem as problem:  # their leases end
-            log.logger.error("ledger", detail=problem.detail)
+                self._wait()
         end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
         while self._running and time.monotonic() < end:
             time.sleep(0.01)
         self.keeper.close()
         self._threads.shutdown(wait=False)
 
+    def _wait(self) -> None:
+        """Until an image has ended, or there may be more to make."""
+        end = time.monotonic() + POLL_SECONDS
+        try:
+            while not (self._free.wait(LOOK_SECONDS) or self.ledger.has_changed() or time.monotonic() > end):
+                pass
+        except LedgerProblem:  # claiming says so
+            self._free.wait(POLL_SECONDS)
+
     def _claimed(self) -> bool:
         """Whether there was something to do, and room for it."""
         try:
-            claims = self.ledger.claim(self._room(), self.settings.lease_seconds, idle=not self._running)
+            claims = self.ledger.claim(max(0, self._room()), self.settings.lease_seconds, idle=not self._running)
         except LedgerProblem as problem:
             log.logger.error("ledger", detail=problem.detail)
             time.sleep(1)
@@ -164,33 +163,49 @@ class Worker:
         self.keeper.hold(claims)
         with self._lock:
             self._alone = self._alone or any(claim.attempts > 1 for claim in claims)
-            for claim in claims:
-                future = self._threads.submit(make, claim, self.pipeline, self.ledger)
-                self._running[future] = claim
-                future.add_done_callback(self._end)
+            self._running.update({claim.key: claim for claim in claims})
+        for claim in claims:
+            self._threads.submit(self._make, claim)
         return bool(claims)
 
     def _room(self) -> int:
-        """How many are to be claimed: no more than another process could begin sooner."""
-        while self._ends and self._ends[0] < time.monotonic() - POLL_SECONDS:
-            self._ends.popleft()
-        width = min(self.width, self.settings.pool + READY + len(self._ends))
-        free = width - len(self._running)
-        return 0 if self._alone or (self._running and free < CLAIMED) else free
-
-    def _end(self, future: Future[None]) -> None:
+        """How many are to be claimed, below 0 if there are too many: as many as no other process could begin sooner."""
         with self._lock:
-            claim = self._running.pop(future)
-            self._ends.append(time.monotonic())
-            self._alone = False
-        self.keeper.let_go(claim)
+            while self._ends and self._ends[0] < time.monotonic() - POLL_SECONDS:
+                self._ends.popleft()
+            width = min(self.width, self.settings.pool + READY + len(self._ends))
+            return -1 if self._alone else width - len(self._running)
+
+    def _make(self, first: Claim) -> None:
+        """Make an image, and the next one as long as there is one to be had with the last one's end."""
+        claims = [first]
+
+        def end(claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
+            with self._lock:
+                self._ends.append(time.monotonic())
+            again = self._room() >= 0 and not (self._stopping or self.pipeline.hangs)
+            turn = Turn(1, self.settings.lease_seconds, idle=False) if again else None
+            held, found = self.ledger.end_and_claim(claim, state, outcome, turn)
+            self.keeper.hold(found)
+            with self._lock:
+                self._running.update({claim.key: claim for claim in found})
+            claims.extend(found)
+            return held
+
+        while claims:
+            claim = claims.pop()
+            make(claim, self.pipeline, self.ledger, end)
+            self.keeper.let_go(claim)
+            with self._lock:
+                del self._running[claim.key]
+                self._alone = False
         self._free.set()
 
 
-def make(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> None:
+def make(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | None = None) -> None:
     """Make a claimed image; what keeps it from being reported leaves it to the next attempt, when its lease is over."""
     try:
-        if not run_claimed(claim, pipeline, ledger):
+        if not run_claimed(claim, pipeline, ledger, end):
             log.logger.warning("image_lost")
     except LedgerProblem as problem:
         log.logger.error("image_not_reported", detail=problem.detail)
