@@ -182,10 +182,16 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         metrics.COLLECTOR.look = ledger.waiting
         for path, of_jobs in JOB_ROUTES.items():
             app.add_route(path, of_jobs(settings, pipeline, ledger))
+    else:
+        app.add_sink(_no_jobs, r"/v1/jobs(/|\Z)")
     app.add_error_handler(Exception, _unforeseen)
     app.add_error_handler(falcon.HTTPError, _http)
     app.add_error_handler(Problem, _problem)
     return app
+
+
+def _no_jobs(req: falcon.Request, resp: falcon.Response, **_: str | None) -> None:
+    raise falcon.HTTPNotFound(description="this server has no jobs: see FALCONIMG_JOBS and FALCONIMG_LEDGER")
 
 
 def _answer(req: falcon.Request, resp: falcon.Response, status: int, **problem: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib
 import math
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,11 +24,12 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.systemd import listen_fds
 
 from falconimg import log, scratch
 from falconimg.errors import SettingsProblem
 from falconimg.machine import keep_memory_low
-from falconimg.settings import Settings, share_metrics
+from falconimg.settings import Settings, follow_gunicorn, share_metrics
 
 try:
     settings = Settings.from_environ()
@@ -52,12 +55,17 @@ for name in SHARED:
     importlib.import_module(name)
 
 
+SECRET = {"signature", "token", "access_token"}
+"""Parameters of addresses that are not logged."""
+
+
 def _shown(address: str) -> str:
-    """An address for the log; whoever reads that may not see the picture, so without its signature."""
+    """An address for the log; who reads that may not see the picture, so without its signature, and what is no token
+    there but was meant for one."""
     path, mark, query = address.partition("?")
-    parts = query.split("&")
-    hidden = ("signature=..." if unquote_plus(part.partition("=")[0]) == "signature" else part for part in parts)
-    return path + mark + "&".join(hidden)
+    names = (unquote_plus(part.partition("=")[0]) for part in query.split("&"))
+    shown = (f"{name}=..." if name in SECRET else part for name, part in zip(names, query.split("&"), strict=True))
+    return path + mark + "&".join(shown)
 
 
 class Logger(GunicornLogger):
@@ -110,6 +118,8 @@ loglevel = settings.log_level
 proc_name = "falconimg"
 
 
+BIND_SECONDS = 3.0
+"""How long the start waits for its address to come free."""
 PORT: list[int] = []  # the process that answers at FALCONIMG_METRICS_BIND, if there is one
 STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 ENDED: set[int] = set()  # processes of workers whose counts are still in files of their own
@@ -193,9 +203,13 @@ def on_reload(_server: Any) -> None:
 def on_starting(server: Any) -> None:
     """Load the application once before any worker does, so that what keeps it from starting is said once.
 
-    In a process of its own: gunicorn's should hold no codec, and the workers should inherit none. The warning
-    looks at where gunicorn will listen, because its command line wins over FALCONIMG_BIND.
+    In a process of its own: gunicorn's should hold no codec, and the workers should inherit none. Its command line
+    wins over ours, which workers learn here: who may ask depends on where it listens, their memory on their number.
     """
+    follow_gunicorn(server.cfg.bind, server.cfg.workers)
+    if not (server.master_pid or listen_fds(unset_environment=False)):  # else it listens already
+        for address in server.cfg.address:
+            _require_free(address)
     keep_memory_low()  # workers inherit it
     trial = multiprocessing.get_context("fork").Process(target=_try, args=[server.app])
     trial.start()
@@ -218,6 +232,25 @@ def on_starting(server: Any) -> None:
             log.logger.warning(
                 "open_to_others", bind=place, detail="anyone who reaches it may use it: set FALCONIMG_TOKEN"
             )
+
+
+def _require_free(address: Any) -> None:
+    """Wait a while for an address that another still listens at; gunicorn would say in a dozen lines that it does."""
+    if not isinstance(address, tuple):  # a socket in the file system, or one that is open already
+        return
+    end = time.monotonic() + BIND_SECONDS
+    while True:
+        try:
+            family, kind, *_, place = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(place)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                came = f"{':'.join(map(str, address))}: {error.strerror}"
+                sys.exit(f"falconimg: FALCONIMG_BIND: expected an address that is free here, came {came}")
+        time.sleep(0.1)
 
 
 def _begin_metrics() -> None:

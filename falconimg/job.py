@@ -27,8 +27,8 @@ class Step:
 class Template(NamedTuple):
     """An output's path, cut at its fields: `parts` are (literal, field) pairs, read from left to right.
 
-    A field is index, row, col, width, height, or empty where only the literal
-    is meant. `numbered` says that several results need no suffix, because
+    A field is index, row, col, width, height, each also with :0N for N digits
+    at least, or empty where only the literal is meant. `numbered` says that several results need no suffix, because
     index, row or col tells them apart.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -26,13 +27,14 @@ from falconimg.operations import COLOUR, StepError, colour
 from falconimg.schema import Schema, Validator, came, faults
 from falconimg.settings import Settings
 from falconimg.stores import Store
-from falconimg.stores.globs import LOOKS, Found, Looks, is_pattern
+from falconimg.stores.globs import LOOKS, Found, Looks, among, fixed, is_pattern
 
 MOST_PLACES = 10
 MOST_KEYS = 1000  # of an object; no form has nearly as many
 LARGE_BODY = 256_000  # bytes from which on only the first fault is looked for
 STATIC_NAMES = 65_536  # results whose names are compared before any work; beyond that each in its turn
 FIELDS = ("index", "row", "col", "width", "height")
+PADDED = re.compile("0[1-9]")  # behind a field: so many digits at least
 # Where every split that yields at most 4,096 parts finds a pixel for each: used to name results without a picture.
 CANVAS = Shape(4096, 4096)
 
@@ -46,7 +48,7 @@ SHA256: Schema = {
     "description": "The input's SHA-256: a file with another one fails. The only full check of a format without one.",
 }
 OUTPUT: Schema = {**PATH, "description": "A path, or a template with {stem}, {ext}, {dir}, {index}, {row}, {col}, "
-                  "{width} and {height}; its extension names the format."}  # fmt: skip
+                  "{width} and {height} ({index:03} is 001); its extension names the format."}  # fmt: skip
 RESULT: dict[str, Schema] = {
     "quality": {"type": "integer", "minimum": 1, "maximum": 100, "description": "JPEG, WebP and AVIF."},
     "background": {**COLOUR, "description": "Under what was transparent, where the format has no alpha."},
@@ -411,18 +413,28 @@ class _Reader:
                 notes += said
                 branches.append((branch, value, pointer, steps + own))
         sha256 = "" if self.original else value.get("sha256", "").lower()
-        for path, found in self.inputs(value["input"], f"{at}/input", len(branches)):
+        outputs = [branch["output"] for branch, *_ in branches]
+        for path, found in self.inputs(value["input"], f"{at}/input", outputs):
             key = self.checked(f"{at}/input", self.store.check_input, path)
             below = found or (self.store.below_root(path) if key else "")
-            renditions = (self.rendition(*branch, below) for branch in branches)
-            yield Image(next(self.index), path, key, tuple(r for r in renditions if r), at, notes, sha256, found)
+            renditions = tuple(filter(None, (self.rendition(*branch, below) for branch in branches)))
+            ignored = tuple(self.ignored(*branch[:2], made) for branch, made in zip(branches, renditions, strict=False))
+            said = (*notes, *filter(None, ignored))
+            yield Image(next(self.index), path, key, renditions, at, said, sha256, found)
 
-    def inputs(self, path: str, pointer: str, renditions: int) -> Iterable[Found]:
+    def ignored(self, value: dict[str, Any], image: dict[str, Any], made: Rendition) -> Note | None:
+        """That a quality was asked for, of a format that has none."""
+        asked = not self.original and any("quality" in each for each in (value, image, self.value))
+        if made.format.quality or not asked:
+            return None
+        return Note(f"{made.pointer}/output", f"{made.format.name} has no quality")
+
+    def inputs(self, path: str, pointer: str, outputs: list[str]) -> Iterable[Found]:
         """What an input stands for: itself, or what its pattern finds, bounded before any of it becomes an image."""
         if not (self.options.get("glob") and is_pattern(path)):
             return [Found(path, self.below)]
-        most = max(0, min(self.images_left + 1, self.results_left // renditions))
-        found = self.found(path, pointer, most)
+        most = max(0, min(self.images_left + 1, self.results_left // len(outputs)))
+        found = self.found(path, pointer, most, outputs)
         if len(found) > most:
             limit, what = most_results(self.settings), "results (FALCONIMG_MAX_RESULTS, FALCONIMG_MEMORY)"
             if most > self.images_left:
@@ -430,13 +442,14 @@ class _Reader:
             self.fault(pointer, f"expected at most {limit} {what}, came at least {limit + 1}")
             return []
         self.images_left -= len(found) - 1
-        self.results_left -= len(found) * renditions
+        self.results_left -= len(found) * len(outputs)
         return found
 
-    def found(self, path: str, pointer: str, most: int) -> list[Found]:
-        """What a pattern finds; that it finds nothing, or may not be looked for, is a fault."""
+    def found(self, path: str, pointer: str, most: int, outputs: list[str]) -> list[Found]:
+        """What a pattern finds but earlier results; that it finds nothing, or may not be looked for, is a fault."""
+        is_result = among(outputs, fixed(path))
         try:
-            found = self.store.find(path, most, self.looks)
+            found = [each for each in self.store.find(path, most, self.looks) if not is_result(each.path)]
         except Forbidden as error:
             self.outside.append(Place(pointer, error.detail))
         except InvalidRequest as error:
@@ -518,7 +531,7 @@ class _Reader:
     def names(self, rendition: Rendition, most: int) -> Iterator[str]:
         """The canonical names of a rendition's results, none if a picture is needed to know them."""
         splits = [step for step in rendition.steps if step.operation.parts != "one"]
-        fields = {field for _, field in rendition.output.parts if field}
+        fields = {field.partition(":")[0] for _, field in rendition.output.parts if field}
         if fields & {"width", "height"} or any(step.operation.parts == "varying" for step in splits):
             return
         if not (splits or fields) and most > 0:
@@ -588,12 +601,13 @@ def _template(text: str, input_: str) -> Template:
         literal += piece
         if field is None:
             continue
-        if format_ or conversion or field not in (*known, *FIELDS):
+        padded = field in FIELDS and PADDED.fullmatch(format_ or "")
+        if (format_ and not padded) or conversion or field not in (*known, *FIELDS):
             fields = ", ".join(f"{{{name}}}" for name in (*known, *FIELDS))
             raise ValueError(f"expected the fields {fields}, or {{{{ for a brace, came {came(text)}")
         if field in known:
             literal += known[field]
         else:
-            parts.append((literal, field))
+            parts.append((literal, f"{field}:{format_}" if format_ else field))
             literal = ""
-    return Template((*parts, (literal, "")), any(field in FIELDS[:3] for _, field in parts))
+    return Template((*parts, (literal, "")), any(field.startswith(FIELDS[:3]) for _, field in parts))

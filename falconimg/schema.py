@@ -136,4 +136,5 @@ def places(error: ValidationError) -> Iterator[Place]:
             found = " and ".join(word for word in re.findall(r"\w+", alternatives) if word in instance)
             yield Place(at, f"expected {alternatives}, came {found or 'none'}")
     else:
-        yield Place(at, f"expected {expected(schema)}, came {came(instance)}")
+        number = "a number, " * (error.validator == "type" and schema.get("type") == "number" and "maximum" in schema)
+        yield Place(at, f"expected {number}{expected(schema)}, came {came(instance)}")

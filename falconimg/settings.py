@@ -233,10 +233,10 @@ def _one_of(default: str, values: Mapping[str, Any], help_: str) -> Any:
 
 
 def _place(default: Path | None, shown: str, help_: str) -> Any:
-    return _row(default, _directory, "a directory", help_, shown)
+    return _row(default, _directory, "a directory that is there", help_, shown)
 
 
-STORES = "addresses like s3://bucket or s3://bucket/prefix/, separated by commas"
+STORES = "addresses like s3://bucket or s3://bucket/prefix/ (3 to 63 characters a bucket), separated by commas"
 ON_OFF = {"on": True, "off": False}
 UPLOADS = 32  # an upload is at most one of so many parts of the memory: copies of it, and others beside it
 LEVELS = ("debug", "info", "warning", "error")
@@ -437,7 +437,7 @@ class Settings:
         input_root, output_root = (root.resolve() for root in self.roots)
         return replace(
             self, root=self.root.resolve(), input_root=input_root, output_root=output_root,
-            cache_dir=(self.cache_dir or cache_directory()).resolve(), memory=self.budget,
+            cache_dir=(self.cache_dir or cache_directory()).resolve(), memory=self.budget, ledger=self.ledger_url,
         )  # fmt: skip
 
     @classmethod
@@ -467,7 +467,11 @@ class Settings:
                     if isinstance(error, OSError):
                         came = f"one that cannot be read: {error.strerror}"
                     raise SettingsProblem(f"{variable.name}: expected {variable.allowed}, came {came}") from None
-        return cls(**values)
+        settings = cls(**values)
+        if settings.metrics_bind == settings.bind:
+            other = "another address than FALCONIMG_BIND's"
+            raise SettingsProblem(f"FALCONIMG_METRICS_BIND: expected {other}, came the same, {settings.bind}")
+        return settings
 
     @classmethod
     def sources(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -524,6 +528,20 @@ def drop_empty() -> None:
     for _, row in rows():
         if row.other and os.environ.get(row.other.name) == "":
             del os.environ[row.other.name]
+
+
+def follow_gunicorn(places: list[str], workers: int) -> None:
+    """Have this process's children go by gunicorn's own --bind and --workers, which win over ours.
+
+    Of several places one that other machines can reach says who may ask, or else one that this machine's browsers can.
+    """
+    settings = Settings.from_environ()
+    if places != [settings.bind]:
+        open_ = [place for place in places if not place.startswith("unix:")] or places
+        reached = [place for place in open_ if not replace(settings, bind=place).listens_on_loopback]
+        os.environ["FALCONIMG_BIND"] = (reached or open_)[0]
+    if workers != settings.workers:
+        os.environ["FALCONIMG_WORKERS"] = str(workers)
 
 
 def _prepare_libraries() -> None:

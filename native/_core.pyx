@@ -378,11 +378,17 @@ cdef check(array, Shape shape):
 
 
 def name(parts, bint numbered, Leaf leaf not None, Py_ssize_t count):
-    """A leaf's path: the template's fields filled in, and `_1 ... _N` before the
+    """A leaf's path: the template's fields filled in, as wide as `:0N` behind them says, and `_1 ... _N` before the
     extension where there are several and no field tells them apart."""
     fields = {"index": leaf.index, "row": leaf.row, "col": leaf.column,
               "width": leaf.shape.width, "height": leaf.shape.height}
-    path = "".join([literal + (str(fields[field]) if field else "") for literal, field in parts])
+    made = []
+    for literal, field in parts:
+        made.append(literal)
+        if field:
+            number, _, form = field.partition(":")
+            made.append(format(fields[number], form))
+    path = "".join(made)
     if count == 1 or numbered:
         return path
     stem, dot, extension = path.rpartition(".")

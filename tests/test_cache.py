@@ -412,6 +412,7 @@ def test_what_is_in_the_cache_is_not_made_again(
         assert second.status_code == 200
         assert second.content == first.content
         assert told(first) == told(second)
+        assert second.headers["Server-Timing"] == "cache;desc=hit"
     assert "Falconimg-Notes" in get(server, "op=blur=4&format=png").headers
     assert get(server, "op=split").headers["Content-Type"] == "application/zip"
 

@@ -30,6 +30,7 @@ from falconimg import formats, settings
 from falconimg.cli import main
 from falconimg.cli.show import Progress, failure
 from falconimg.job import Outcome
+from falconimg.jobs.ledger import Ledger
 from falconimg.settings import Settings
 from tests.conftest import decoded, encoded, noise
 from tests.serving import SECONDS, free_port, without_opencvs
@@ -167,6 +168,21 @@ def test_a_format_is_named_by_itself_or_by_an_extension(here: Path, name: str, e
 def test_a_template_names_each_result(here: Path) -> None:
     run("in/c.png", "-o", "out/{dir}/{stem}_{row}{col}_{width}.{ext}", "--op", "split")
     assert tree(here / "out") == [f"in/c_{row}{col}_4.png" for row in (1, 2) for col in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "directory"),
+    [("-r in", "in/small/", "in/small"), ("in/**/*.png", "in/x/{dir}/s_{stem}.png", "in/x"), ("-r .", "web/", "web")],
+)
+def test_what_was_made_below_the_inputs_is_no_input_of_the_next_turn(
+    here: Path, files: str, where: str, directory: str
+) -> None:
+    runs = [cli("process", *files.split(), "-o", where, "--if-exists", "overwrite", cwd=here) for _ in range(2)]
+    assert [(run.returncode, run.stderr.split(b" done")[0]) for run in runs] == [
+        (0, runs[0].stderr.split(b" done")[0])
+    ] * 2
+    made = tree(here / directory)
+    assert not any(name.startswith(f"{Path(directory).name}/") for name in made)
 
 
 def test_a_quoted_pattern_keeps_its_folders_behind_its_fixed_part(here: Path) -> None:
@@ -511,7 +527,7 @@ def test_json_is_alone_on_standard_output_a_line_an_image_and_the_sum_last(here:
     (here / "bad.png").write_bytes(NOT_A_PICTURE)
     result = cli("process", "a.png", "bad.png", "-o", "out/", "--json", cwd=here)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [line.get("status") for line in lines] == ["done", "failed", "partial"] or lines[0]["index"] == 1
+    assert (lines[-1]["status"], {line["index"] for line in lines[:-1]}) == ("partial", {0, 1})
     by_index = {line["index"]: line for line in lines[:-1]}
     output = {"path": "out/a.png", "width": 8, "height": 6, "format": "png"}
     assert by_index[0]["outputs"] == [{**output, "bytes": (here / "out" / "a.png").stat().st_size}]
@@ -775,6 +791,50 @@ def test_check_finds_what_is_wrong(here: Path) -> None:
     assert (result.returncode, b"WRONG FALCONIMG_FORMATS" in result.stdout) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"FALCONIMG_LEDGER": "file/jobs.db"}, "FALCONIMG_LEDGER: expected a place that can be written, came "),
+        ({"FALCONIMG_LEDGER": "file"}, "FALCONIMG_LEDGER: expected a ledger that can be opened"),
+        ({"FALCONIMG_METRICS_BIND": "127.0.0.1:8888"}, "FALCONIMG_METRICS_BIND: expected another address"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "expected otlp, console or none for OTEL_TRACES_EXPORTER"),
+        ({"FALCONIMG_ROOT": ".", "FALCONIMG_WORKERS": "zero"}, "FALCONIMG_WORKERS: expected a whole number"),
+    ],
+)
+def test_check_finds_what_would_keep_the_server_from_starting(here: Path, variables: dict[str, str], said: str) -> None:
+    (here / "file").write_text("no database, and no directory either")
+    result = cli("check", cwd=here, FALCONIMG_JOBS="on", **variables)
+    assert (result.returncode, result.stdout.count(b"WRONG"), f"WRONG {said}" in result.stdout.decode()) == (1, 1, True)
+
+
+def test_check_makes_no_ledger_and_opens_one_that_is_there(here: Path) -> None:
+    place = {"FALCONIMG_JOBS": "on", "FALCONIMG_LEDGER": str(here / "new/jobs.db")}
+    assert f"jobs: {here}/new/jobs.db, which the server makes" in cli("check", cwd=here, **place).stdout.decode()
+    assert not (here / "new").exists()
+    Ledger(f"sqlite:///{here}/new/jobs.db").close()
+    assert f"jobs: {here}/new/jobs.db\n" in cli("check", cwd=here, **place).stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("missing", "variables", "said"),
+    [
+        (
+            "psycopg",
+            {"FALCONIMG_LEDGER": "postgresql+psycopg://a:b@127.0.0.1:1/x"},
+            "FALCONIMG_LEDGER: expected falconimg[celery]",
+        ),
+        ("celery", {"FALCONIMG_BROKER": "redis://127.0.0.1:1"}, "FALCONIMG_BROKER: expected falconimg[celery]"),
+        ("obstore", {"FALCONIMG_STORES": "s3://pictures"}, "FALCONIMG_STORES: expected falconimg[objects]"),
+    ],
+)
+def test_check_names_what_is_not_installed(
+    here: Path, missing: str, variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    result = CliRunner().invoke(main, ["check"], env={"FALCONIMG_JOBS": "on", **variables})
+    assert (result.exit_code, f"WRONG {said} to be installed" in result.output) == (1, True), result.output
+
+
 def test_check_finds_a_root_that_is_not_writable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.access
     # root may write anywhere: the system's answer for another user
@@ -798,6 +858,9 @@ def test_config_lists_every_setting_with_its_value_and_source_and_no_secret(here
     assert said["FALCONIMG_BIND"] == ("0.0.0.0:9000", "PORT")
     assert said["FALCONIMG_FSYNC"] == (False, "FALCONIMG_FSYNC")
     assert said["FALCONIMG_MAX_IMAGES"] == (1000, "default")
+    assert re.fullmatch(r"/.*/falconimg/jobs-[0-9a-f]{12}\.db", said["FALCONIMG_LEDGER"][0])
+    secret_place = cli("config", "--json", cwd=here, FALCONIMG_LEDGER="postgresql+psycopg://a:b@c/d").stdout
+    assert json.loads(secret_place)["FALCONIMG_LEDGER"]["value"] == "(set, not shown)"
 
 
 def test_config_is_read_by_people_too(here: Path) -> None:

@@ -265,6 +265,8 @@ def test_a_single_result_keeps_its_path_as_it_is() -> None:
     leaf = outputs(noise(4, 4), [[("grid", 1, 1)]], plain("a.png"))[0][0]
     assert (leaf.path, leaf.index, leaf.row, leaf.column) == ("a.png", 1, 1, 1)
     assert [name((("a.png", ""),), False, leaf, count) for count in (1, 2)] == ["a.png", "a_1.png"]
+    parts = (("a", "index:03"), ("_", "row"), ("_", "width:01"), (".png", ""))
+    assert name(parts, True, leaf, 2) == "a001_1_4.png"
 
 
 @CALM

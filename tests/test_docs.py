@@ -11,10 +11,11 @@ from typing import Any
 
 import falcon.testing
 import pytest
+from click.testing import CliRunner
 
 from falconimg import operations, request
 from falconimg.app import create_app
-from falconimg.cli import INTERRUPTED, Refused
+from falconimg.cli import INTERRUPTED, Refused, main
 from falconimg.resources import JOB_ROUTES, ROUTES
 from falconimg.settings import Settings
 from tests.tables import END, README, ROOT, TABLES, pages, table
@@ -95,10 +96,21 @@ def test_the_table_of_exit_codes_has_those_of_the_code() -> None:
     assert [int(cells[0]) for cells in _rows("command-line.md", "exit code")] == [0, 1, Refused.exit_code, INTERRUPTED]
 
 
-def _rows(page: str, head: str) -> list[list[str]]:
-    """The cells of the one table that no code writes whose first column has that name."""
+def test_what_imagemagick_does_is_done_by_the_steps_beside_it() -> None:
+    for _, ours, said in _rows("coming-from.md", "ImageMagick", "results"):
+        for options in re.findall(r"`(--[^`]*)`", ours):
+            line = ["process", str(ROOT / "examples/landscape.jpg"), "-o", "x/", "-n", "--json", *options.split()]
+            result = CliRunner().invoke(main, line)
+            assert result.exit_code == 0, (options, result.output)
+            outputs = json.loads(result.stdout.splitlines()[0])["outputs"]
+            sizes = {f"{output['width']}x{output['height']}" for output in outputs}
+            assert sizes == {said} or str(len(outputs)) == said, options
+
+
+def _rows(page: str, head: str, last: str = "") -> list[list[str]]:
+    """The cells of the one table that no code writes whose first column has that name, and the last one the other."""
     (found,) = re.findall(
-        rf"^\| {head} \|.*\n\| ---.*\n((?:\|.*\n)+)", (ROOT / "docs" / page).read_text(), re.MULTILINE
+        rf"^\| {head} \|.*{last}.*\n\| ---.*\n((?:\|.*\n)+)", (ROOT / "docs" / page).read_text(), re.MULTILINE
     )
     return [line.strip("| ").split(" | ") for line in found.splitlines()]
 

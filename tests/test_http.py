@@ -793,7 +793,8 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
     assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", css)
     for path in ("/docs", *(f"/docs/{name}" for name in Docs.files if name != Docs.page)):
         policy = server.client.simulate_get(path).headers["Content-Security-Policy"]
-        assert {"default-src 'self'"} <= set(policy.split("; "))
+        nothing = {f"{each} 'none'" for each in ("base-uri", "form-action", "frame-ancestors")}
+        assert {"default-src 'self'", *nothing} <= set(policy.split("; "))
         assert not re.search("https?:|\\*|unsafe-eval|script-src", policy)
 
 

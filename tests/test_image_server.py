@@ -205,8 +205,9 @@ def test_keys_and_signatures_of_others_are_in_no_line_of_the_log(tmp_path: Path)
     (tmp_path / "a.png").write_bytes(encoded(PICTURE))
     with serving(tmp_path, workers="1", key=key, token=token, log_level="debug") as running:
         assert running.ask("GET", "/v1/image/a.png")[0] == 403
-        assert running.ask("GET", "/v1/image/a.png?signature=wrong")[0] == 403
+        assert running.ask("GET", "/v1/image/a.png?signature=of-somebody&token=misplaced&op=gray")[0] == 403
         assert running.ask("HEAD", "/v1/image/a.png", Authorization=f"Bearer {token}")[0] == 200
         text = json.dumps([running.ask("GET", path)[:2] for path in ("/", "/readyz", "/openapi.json")])
-        for secret in (key, token):
+        running.wait_for(lambda: "/v1/image/a.png?signature=...&token=...&op=gray" in running.log)
+        for secret in (key, token, "of-somebody", "misplaced"):
             assert secret not in running.log + text

@@ -277,7 +277,9 @@ def test_a_ledger_on_a_full_disk_is_a_503_and_nothing_is_on_record(make_desk: Ca
 
 def test_without_jobs_there_are_no_routes(serve: Serve) -> None:
     server = serve(jobs=False)
-    assert problem(server.post("/v1/jobs", {}), 404)
+    for answer in (server.post("/v1/jobs", {}), server.client.simulate_get("/v1/jobs/1/events")):
+        assert "FALCONIMG_JOBS" in problem(answer, 404)["detail"]
+    assert "FALCONIMG_JOBS" not in problem(server.client.simulate_get("/v1/jobsx"), 404)["detail"]
     assert not [path for path in server.client.simulate_get("/openapi.json").json["paths"] if "jobs" in path]
 
 

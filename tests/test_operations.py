@@ -333,7 +333,11 @@ FORMS: list[tuple[str | Document, str, str]] = [
     ({"op": "blur", "kernel": "3"}, "/kernel", 'blur: expected a whole number from 0 to 1001, came "3"'),
     ({"op": "blur", "kernel": True}, "/kernel", "blur: expected a whole number from 0 to 1001, came true"),
     ({"op": "blur", "kernel": 2.5}, "/kernel", "blur: expected a whole number from 0 to 1001, came 2.5"),
-    ({"op": "blur", "kernel": 3, "sigma": None}, "/sigma", "blur: expected over 0 and at most 200, came null"),
+    (
+        {"op": "blur", "kernel": 3, "sigma": None},
+        "/sigma",
+        "blur: expected a number, over 0 and at most 200, came null",
+    ),
     (
         {"op": "blur", "kernel": 3, "radius": 1},
         "",
@@ -350,7 +354,7 @@ FORMS: list[tuple[str | Document, str, str]] = [
         "",
         "resize: expected a factor, or width, height or both, came factor and height",
     ),
-    ({"op": "resize", "factor": True}, "/factor", "resize: expected 0.05 to 100, came true"),
+    ({"op": "resize", "factor": True}, "/factor", "resize: expected a number, 0.05 to 100, came true"),
     ({"op": "resize", "width": 8, "enlarge": "no"}, "/enlarge", 'resize: expected true or false, came "no"'),
     ({"op": "split", "rows": 2}, "", "split: expected both or none of rows and columns, came rows alone"),
     ({"op": "crop", "width": 8, "height": 6, "x": 1}, "", "crop: expected both or none of x and y, came x alone"),

@@ -40,7 +40,9 @@ def test_the_information_says_what_an_upload_may_have(serve: Serve, max_file: in
 
 
 def test_the_page_allows_only_what_the_server_has(server: Server) -> None:
-    policy = server.client.simulate_get("/", headers={"Accept": "text/html"}).headers["Content-Security-Policy"]
+    headers = server.client.simulate_get("/", headers={"Accept": "text/html"}).headers
+    policy = headers["Content-Security-Policy"]
+    assert headers["Referrer-Policy"] == "no-referrer"
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     nothing = dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'")
     own = dict.fromkeys(("script-src", "style-src", "connect-src"), "'self'")

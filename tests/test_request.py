@@ -353,6 +353,8 @@ def test_every_extension_of_the_table_names_its_format_in_any_case(extension: st
         ("t/{row}-{col}.png", "in.png", [("t/", "row"), ("-", "col"), (".png", "")], True),
         ("{width}x{height}.png", "in.png", [("", "width"), ("x", "height"), (".png", "")], False),
         ("{stem}{index}.png", "a.jpg", [("a", "index"), (".png", "")], True),
+        ("{index:03}.png", "a.jpg", [("", "index:03"), (".png", "")], True),
+        ("{row:02}{width:05}.png", "a.jpg", [("", "row:02"), ("", "width:05"), (".png", "")], True),
         ("{{{stem}}}.png", "a.jpg", [("{a}.png", "")], False),
         ("{{index}}.png", "a.jpg", [("{index}.png", "")], False),
         ("{stem}.png", "{index}.jpg", [("{index}.png", "")], False),
@@ -368,7 +370,8 @@ def test_an_outputs_path_is_cut_at_its_fields(
 @pytest.mark.parametrize(
     "output",
     ["{.png", "}.png", "a}{.png", "{}.png", "{0}.png", "{name}.png", "{STEM}.png", "{ stem}.png", "{stem!r}.png",
-     "{stem:>9}.png", "{stem:{width}}.png", "{stem.upper}.png", "{stem[0]}.png", "{stem"],
+     "{stem:>9}.png", "{stem:{width}}.png", "{stem.upper}.png", "{stem[0]}.png", "{stem",
+     "{index:3}.png", "{index:00}.png", "{index:010}.png", "{stem:03}.png"],
 )  # fmt: skip
 def test_a_lone_brace_or_an_unknown_field_is_refused(output: str) -> None:
     found = places({"images": [image(output)]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 from falconimg.formats import FORMATS
+from falconimg.settings import Settings
 from tests import pictures
 from tests.serving import SECONDS, Server, free_port, read, serving, without_opencvs, write
 
@@ -251,8 +253,8 @@ HOOK = """
 from types import SimpleNamespace
 from falconimg import gunicorn_conf as conf
 conf.log.configure(conf.settings)
-cfg = SimpleNamespace(bind=["127.0.0.1:1", "0.0.0.0:1", "unix:/x"])
-conf.on_starting(SimpleNamespace(app=SimpleNamespace(wsgi=lambda: None), cfg=cfg))
+cfg = SimpleNamespace(bind=["127.0.0.1:1", "0.0.0.0:1", "unix:/x"], address=[], workers=2)
+conf.on_starting(SimpleNamespace(app=SimpleNamespace(wsgi=lambda: None), cfg=cfg, master_pid=0))
 """
 
 
@@ -271,6 +273,37 @@ def test_a_server_for_all_pages_without_a_token_warns_once(token: dict[str, str]
     hook = HOOK.replace('"0.0.0.0:1", ', "")
     ended = subprocess.run([sys.executable, "-c", hook], env=environ, capture_output=True, text=True, check=True)
     assert ended.stderr.count("open_to_pages cors=*") == len(ended.stderr.splitlines()) == lines
+
+
+def test_gunicorns_own_options_are_what_the_workers_go_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.png", pictures.noise(8, 8))
+    port = free_port()
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--bind unix:{tmp_path}/socket --bind 127.0.0.1:{port} --workers 1")
+    monkeypatch.setattr("tests.serving.free_port", lambda: port)
+    with serving(tmp_path, bind=f"unix:{tmp_path}/other", workers="4", jobs="off") as running:
+        assert running.ask("GET", "/v1/info/a.png", Host="evil.example")[0] == 421
+        assert running.ask("GET", "/v1/info/a.png")[0] == 200
+        assert len(running.workers()) == 1
+        whole = re.search(
+            r"^falconimg_memory_budget_bytes ([0-9.e+]+)$", running.ask("GET", "/metrics")[1], re.MULTILINE
+        )
+    assert whole
+    assert float(whole[1]) == Settings(workers=1, jobs=False).budget
+
+
+def test_an_address_that_another_has_is_named_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        environ = {**os.environ, "FALCONIMG_BIND": place, "FALCONIMG_ROOT": str(tmp_path), "FALCONIMG_JOBS": "off"}
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:falconimg.gunicorn_conf"]
+        ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=SECONDS, check=False)
+    said = [line for line in ended.stderr.splitlines() if "Starting gunicorn" not in line]
+    assert ended.returncode == 1
+    assert said == [
+        f"falconimg: FALCONIMG_BIND: expected an address that is free here, came {place}: Address already in use"
+    ]
 
 
 def test_a_server_on_loopback_does_not_warn(server: Server) -> None:

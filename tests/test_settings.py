@@ -17,7 +17,16 @@ from falconimg.cache import Cache
 from falconimg.errors import SettingsProblem
 from falconimg.formats import FORMATS
 from falconimg.machine import limits
-from falconimg.settings import MOST_SECRET, Settings, _in_file, cache_directory, codec_pixel_limit, rows, variables
+from falconimg.settings import (
+    MOST_SECRET,
+    Settings,
+    _in_file,
+    cache_directory,
+    codec_pixel_limit,
+    follow_gunicorn,
+    rows,
+    variables,
+)
 from falconimg.stores import File
 from falconimg.stores.memory import Memory
 from tests.serving import without_opencvs
@@ -28,9 +37,9 @@ WRONG = {
     "WORKERS": ("-1", "a whole number from 1 to 256"),
     "THREADS": ("1.5", "a whole number from 1 to 1024"),
     "POOL": ("1_0", "a whole number from 1 to 256"),
-    "ROOT": ("/no/such/directory", "a directory"),
-    "INPUT_ROOT": ("", "a directory"),
-    "OUTPUT_ROOT": (__file__, "a directory"),
+    "ROOT": ("/no/such/directory", "a directory that is there"),
+    "INPUT_ROOT": ("", "a directory that is there"),
+    "OUTPUT_ROOT": (__file__, "a directory that is there"),
     "FORMATS": ("png,,jpeg", "names of formats separated by commas"),
     "FSYNC": ("yes", "on or off"),
     "JPEG_QUALITY": ("101", "a whole number from 1 to 100"),
@@ -93,6 +102,25 @@ def test_every_limit_of_the_design_has_its_variable() -> None:
 def test_the_roots_default_to_the_root(tmp_path: Path) -> None:
     assert Settings(root=tmp_path).roots == (tmp_path, tmp_path)
     assert Settings(root=Path("/"), input_root=tmp_path).roots == (tmp_path, Path("/"))
+
+
+@pytest.mark.parametrize(
+    ("places", "bind"),
+    [(["127.0.0.1:8888"], None), (["127.0.0.1:1"], "127.0.0.1:1"), (["127.0.0.1:1", "0.0.0.0:1"], "0.0.0.0:1"),
+     (["unix:/x", "[::1]:5"], "[::1]:5"),
+     (["unix:/x"], "unix:/x")],
+)  # fmt: skip
+def test_what_gunicorn_is_told_is_what_the_workers_go_by(
+    places: list[str], bind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALCONIMG_WORKERS", "2")
+    for name in ("FALCONIMG_BIND", "PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    follow_gunicorn(places, 2)
+    assert (os.environ.get("FALCONIMG_BIND"), os.environ["FALCONIMG_WORKERS"]) == (bind, "2")
+    follow_gunicorn(places, 6)
+    assert (Settings.from_environ().bind, Settings.from_environ().workers) == (bind or "127.0.0.1:8888", 6)
 
 
 def test_the_budget_is_half_of_the_memory_over_the_workers_unless_set() -> None:

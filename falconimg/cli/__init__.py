@@ -350,7 +350,7 @@ Examples:
 def health(url: str | None) -> None:
     """Ask a running server, the one of FALCONIMG_BIND unless URL names another, whether it takes requests.
 
-    Exit code 0 if so, else 1.
+    Exit code 0 if so, 1 if not, 2 if URL is no address.
     """
     from falconimg.cli.probe import ask
 
@@ -396,6 +396,8 @@ def sign(url: str, expires: str | None, verify: bool) -> None:
     settings = environment(serving=False)
     if not settings.key:
         raise Refused("FALCONIMG_KEY (or FALCONIMG_KEY_FILE) is not set")
+    if verify and expires:
+        raise Refused("expected --expires for an address that is to be signed, came --verify too")
     if verify:
         sys.exit(addresses.verify(url, settings))
     try:

@@ -25,7 +25,7 @@ from falconimg.job import IfExists, Image, Job, literal
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
-from falconimg.stores.globs import Looks, fixed, is_pattern
+from falconimg.stores.globs import Looks, among, fixed, is_pattern
 from falconimg.stores.local import Local
 from falconimg.stores.memory import Memory
 
@@ -176,19 +176,24 @@ def _request(wanted: Wanted, data: bytes | None, settings: Settings) -> Any:
 def _sources(wanted: Wanted) -> tuple[list[Source], tuple[str, ...]]:
     """The inputs that FILES name, and the directories from which {dir} starts."""
     store, found, bases = Local(), [], []
+    where = str(Path(wanted.output or ".").absolute()) + "/" * _is_directory(wanted.output or "")
+    outputs = [where] if wanted.output else []
     for name in wanted.files:
         if Path(name).is_dir():
             if not wanted.recursive:
                 raise Refused(f"{printable(name)}: expected a file, came a directory; -r takes the pictures below it")
             inside = f"{glob.escape(name.rstrip('/'))}/**"
             below = [path for path, _ in store.find(inside, UNLIMITED, Looks(UNLIMITED)) if formats.by_extension(path)]
-            bases.append(name)
+            start = name
         elif is_pattern(name) and not os.path.lexists(name):
             below = [path for path, _ in store.find(name, UNLIMITED, Looks(UNLIMITED))]
-            bases.append(fixed(name) or ".")
+            start = fixed(name) or "."
         else:
             found.append(Source(name))
             continue
+        is_result = among(outputs, str(Path(start).absolute()))
+        below = [path for path in below if not is_result(str(Path(path).absolute()))]
+        bases.append(start)
         if not below:
             raise Refused(
                 f"{printable(name)}: expected at least one {'file' if is_pattern(name) else 'picture'}, came none"
@@ -217,10 +222,13 @@ def _own_format(path: str, settings: Settings) -> Format:
         raise Refused(failure(path, problem.detail)) from None
 
 
+def _is_directory(where: str) -> bool:
+    return where.endswith("/") or Path(where).is_dir()
+
+
 def _output(where: str, source: Source, form: Format | None, settings: Settings) -> str:
     """The template of an input's results."""
-    is_directory = Path(where).is_dir()
-    if not (is_directory or where.endswith("/")):
+    if not _is_directory(where):
         own = formats.by_extension(where)
         if own is None and "{" not in where:
             known = " ".join(extension for entry in formats.FORMATS.values() for extension in entry.extensions)
@@ -231,7 +239,7 @@ def _output(where: str, source: Source, form: Format | None, settings: Settings)
     if form is None and formats.by_extension(source.path) is None:
         form = _own_format(source.path, settings)
     name = f"{{stem}}{form.extensions[0]}" if form else "{stem}.{ext}"
-    directory = literal(where) if is_directory else where
+    directory = literal(where) if Path(where).is_dir() else where
     return f"{directory.rstrip('/')}/{'{dir}/' * source.found}{name}"
 
 

@@ -53,14 +53,13 @@ class Client:
         out(json.dumps(job, indent=2) + "\n")
 
     def list(self, state: str | None) -> None:
-        """Print a line for each: its id, state, how many images have ended, when it was submitted."""
+        """Print a line for each: its id, its state, when it was submitted, what has become of its images."""
         asked: dict[str, Any] = {"limit": PAGE} | ({"state": state} if state else {})
         while True:
             page = self._ask("GET", f"?{urlencode(asked)}")
             for job in page["jobs"]:
                 at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["created"]))
-                ended = sum(job[each] for each in COUNTED)
-                out(f"{job['id']}  {job['state']:9}  {ended}/{job['total']}  {at}\n")
+                out(f"{job['id']}  {job['state']:9}  {at}  {_counts(job)}\n")
             if page["next"] is None:
                 return
             asked["before"] = page["next"]
@@ -93,8 +92,7 @@ class Client:
         self._said(self._ask("POST", f"/{quote(id_, '')}/retry"))
 
     def _said(self, job: dict[str, Any]) -> int:
-        counts = ", ".join(f"{job[each]} {each}" for each in COUNTED if job[each])
-        print(f"falconimg: {job['state']}: {counts or 'nothing yet'} of {job['total']}", file=sys.stderr)  # noqa: T201
+        print(f"falconimg: {job['state']}: {_counts(job)}", file=sys.stderr)  # noqa: T201
         return int(job["failed"] + job["cancelled"] > 0)
 
     def _events(self, id_: str) -> Iterator[dict[str, Any]]:
@@ -112,7 +110,7 @@ class Client:
             except (OSError, HTTPException, Failed) as error:  # it may be about to start anew
                 failed += 1
                 if failed > TRIES:
-                    raise error if isinstance(error, Failed) else Failed(f"no answer: {error}") from None
+                    raise error if isinstance(error, Failed) else self._silent(error) from None
                 time.sleep(1)
                 continue
             if not found:
@@ -124,7 +122,10 @@ class Client:
         try:
             return json.loads(self._open(method, path, body, headers).read())
         except (OSError, HTTPException) as error:
-            raise Failed(f"no answer: {error}") from None
+            raise self._silent(error) from None
+
+    def _silent(self, error: Exception) -> Failed:
+        return Failed(f"{self._url or self._settings.bind}: no answer: {error}")
 
     def _open(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> HTTPResponse:
         """The answer, if it is not a refusal."""
@@ -136,6 +137,11 @@ class Client:
         if answer.status >= 300:
             raise (Refused if answer.status < 500 else Failed)(_refusal(answer))
         return answer
+
+
+def _counts(job: dict[str, Any]) -> str:
+    """What has become of its images."""
+    return f"{', '.join(f'{job[each]} {each}' for each in COUNTED if job[each]) or 'nothing yet'} of {job['total']}"
 
 
 def _refusal(answer: HTTPResponse) -> str:

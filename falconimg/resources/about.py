@@ -80,7 +80,10 @@ class Docs(Resource):
         "swagger-ui.css": "text/css; charset=utf-8",
     }
     # Swagger UI sets style attributes and shows images of its own as data.
-    policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+    policy = (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
     page = "index.html"
 

@@ -62,7 +62,8 @@ def asked(req: falcon.Request, *known: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in parameters.pairs(req.query_string):
         if name not in known:
-            raise InvalidRequest(f"expected the parameters {', '.join(known) or 'none'}, came {came(name)}")
+            expected = f"the parameters {', '.join(known)}" if known else "no parameters"
+            raise InvalidRequest(f"expected {expected}, came {came(name)}")
         if name in found:
             raise wrong(name, "it once", "it again")
         found[name] = value

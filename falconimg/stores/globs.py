@@ -8,6 +8,7 @@ through no directory with one (POSIX.1-2024, XCU 2.14; `**` as bash's globstar).
 from __future__ import annotations
 
 import fnmatch
+import posixpath
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -60,6 +61,24 @@ def fixed(pattern: str) -> str:
     """The directories before the first component that stands for something else: `in/` of `in/**/*.jpg`."""
     head = MAGIC.split(pattern, maxsplit=1)[0]
     return head[: head.rfind("/") + 1]
+
+
+def among(outputs: Iterable[str], start: str) -> Callable[[str], bool]:
+    """Whether a path lies among results: in the directory of one of these outputs, if that is below `start`.
+
+    So what an earlier turn has made below its inputs is no input of the next one. Outputs are templates.
+    """
+    base = posixpath.normpath(start or ".")
+    heads = (output.partition("{")[0] for output in outputs)
+    folders = {posixpath.normpath(head[: head.rfind("/") + 1] or ".") for head in heads} - {base}
+    inner = [folder for folder in folders if _is_below(folder, base)]
+    return lambda path: any(_is_below(posixpath.normpath(path), folder) for folder in inner)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    if folder == ".":
+        return not path.startswith(("/", "../"))
+    return path.startswith(f"{folder.rstrip('/')}/")
 
 
 def find(pattern: str, most: int, looks: Looks, listed: Callable[[str], Iterable[Entry]]) -> list[Found]:
