@@ -315,9 +315,9 @@ Example:
   falconimg check && falconimg serve""",
 )
 def check() -> None:
-    """Say whether all is well: the settings, the roots, the codecs with their versions, and what each format can do.
+    """Say whether all is well: settings, roots, the record of jobs, codecs with their versions, what each format can do.
 
-    Exit code 1 if something is wrong.
+    Nothing is made, and no port is opened. Exit code 1 if something is wrong.
     """
     from falconimg.cli.about import check as said
 
