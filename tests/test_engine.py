@@ -158,7 +158,7 @@ def test_a_bell_that_was_not_heard_is_rung_again(tmp_path: Path) -> None:
     from falconimg.jobs.record import Item
 
     ledger = Ledger(f"sqlite:///{tmp_path}/jobs.db")
-    id_, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", None, ()) for n in range(3)], "d")
+    id_, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", "in/a.png", None, ()) for n in range(3)], "d")
     rung: list[tuple[str, int]] = []
 
     def ring(job: str, number: int) -> bool:
@@ -179,7 +179,7 @@ def test_a_bell_that_was_not_heard_is_rung_again(tmp_path: Path) -> None:
         assert ledger.unheard(10, 0) != []
     assert len(ledger.claim(1, 60, idle=False)) == 0
     ledger.cancel(id_)
-    deaf, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", None, ()) for n in range(3)], "d")
+    deaf, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", "in/a.png", None, ()) for n in range(3)], "d")
     Keeper(Settings(), ledger, lambda *_: False).sweep()
     assert ledger.unheard(10, 60) == [(deaf, 1), (deaf, 2)]  # who could not be told was asked of one alone
     ledger.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, event
 
-from falconimg.errors import Busy
+from falconimg.errors import Busy, LedgerProblem, Unreadable
 from falconimg.jobs import execution, worker
 from falconimg.jobs.ledger import Ledger
 from falconimg.jobs.record import Claim
@@ -24,6 +24,15 @@ from tests.test_http import problem
 
 SECONDS = 20
 PICTURE = encoded(noise(6, 8))
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """A function that raises it."""
+
+    def call(*_: Any) -> Any:
+        raise error
+
+    return call
 
 
 class Desk:
@@ -441,6 +450,50 @@ def test_an_image_that_changed_since_is_not_made(desk: Desk) -> None:
         desk.make_all()
         assert desk.get(f"/{id_}").json["state"] == state
     assert np.array_equal(desk.server.picture("out/b.png"), noise(6, 8, seed=9))
+
+
+def test_names_that_only_pictures_decide_are_kept_apart_as_by_process(desk: Desk) -> None:
+    for seed, name in enumerate(("in/a.png", "in/b.png", "in/8.png")):
+        desk.server.put(name, noise(6, 8 if seed < 2 else 5, seed=seed))
+    inputs = desk.server.tree()
+    same = [{"input": name, "output": "out/{width}.png"} for name in ("in/a.png", "in/b.png")]
+    on_input = [{"input": "in/a.png", "output": "in/{width}.png"}, {"input": "in/8.png", "output": "out/x.png"}]
+    for images, words in ((same, "expected a path that no open job has"), (on_input, "that is no other image's input")):
+        by_process = desk.server.post("/v1/process", {"images": images}).json["images"]
+        id_ = desk.submitted(*images)
+        desk.make_all()
+        shown = desk.get(f"/{id_}").json["images"]
+        assert [image["status"] for image in shown] == [image["status"] for image in by_process]
+        (failed,) = (image["error"] for image in shown if "error" in image)
+        assert failed["type"] == "/problems/conflict"
+        assert words in failed["detail"]
+        assert desk.server.tree().items() >= inputs.items()
+
+
+def test_an_image_of_which_the_record_does_not_answer_is_made_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = desk.submitted(image())
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.ledger, "about_to_publish", raising(LedgerProblem("it is locked")))
+        with pytest.raises(LedgerProblem, match="it is locked"):
+            desk.make(desk.claim())
+    assert "out/a.png" not in desk.server.tree()
+    claim = desk.claim()
+    assert claim.attempts == 1  # that was none
+    assert desk.make(claim)
+    assert desk.get(f"/{id_}").json["state"] == "done"
+
+
+def test_a_store_of_objects_that_does_not_answer_takes_no_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = desk.server.pipeline.store
+    address = "http://files.example/a.png"
+    monkeypatch.setattr(store, "check_input", lambda path: path)
+    monkeypatch.setattr(store, "below_root", lambda path: "a.png")
+    monkeypatch.setattr(store, "version", raising(Unreadable(f"{address} could not be read: it does not answer")))
+    answer = desk.submit([{"input": address, "output": "out/a.png"}])
+    assert "it does not answer" in problem(answer, 503, "/problems/busy")["detail"]
+    assert desk.get("").json["jobs"] == []
 
 
 def test_who_lost_the_image_publishes_nothing(desk: Desk) -> None:

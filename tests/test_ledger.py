@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs import ledger as module
-from falconimg.jobs.ledger import EVENT, ITEM, LEDGER, META, OUTPUT, TURNS, Ledger
+from falconimg.jobs.ledger import EVENT, ITEM, JOB, LEDGER, META, OUTPUT, TURNS, Ledger
 from falconimg.jobs.record import PRIORITIES, Claim, End, Item, Publication, Turn
 from tests import services
 
@@ -68,7 +68,7 @@ def ledger(opened: Open) -> Ledger:
 def items(count: int, *outputs: str) -> list[Item]:
     """So many images, the first of which has these outputs."""
     return [
-        Item(n, {"input": f"{n}.png", "output": f"out/{n}.png"}, "", "1-2", outputs if n == 0 else ())
+        Item(n, {"input": f"{n}.png", "output": f"out/{n}.png"}, "", f"{n}.png", "1-2", outputs if n == 0 else ())
         for n in range(count)
     ]
 
@@ -162,7 +162,7 @@ def test_a_ledger_of_another_version_is_refused(opened: Open) -> None:
     with ledger.engine.begin() as connection:
         connection.execute(update(LEDGER).values(version=99))
     with pytest.raises(
-        SettingsProblem, match="FALCONIMG_LEDGER: expected a ledger of version 1, came one of version 99"
+        SettingsProblem, match="FALCONIMG_LEDGER: expected a ledger of version 2, came one of version 99"
     ):
         opened()
 
@@ -570,7 +570,7 @@ def test_of_two_retries_at_once_one_is_refused(opened: Open) -> None:
         id_ = submitted(one, 2)
         for claim in claimed(one, 2):
             one.end(claim, "failed", FAILED)
-        answers = at_once(*(partial(each.retry, id_, {0: ["out/x"]}, {}) for each in (one, other)))
+        answers = at_once(*(partial(each.retry, id_, {0: ["out/x"], 1: []}, {}) for each in (one, other)))
         assert sorted(type(answer).__name__ for answer in answers) == ["JobConflict", "dict"]
         assert kinds(one, id_).count("retried") == 1
         one.cancel(id_)
@@ -581,8 +581,146 @@ def test_what_a_failed_image_has_published_is_known_to_its_retry(ledger: Ledger)
     [claim] = claimed(ledger)
     assert ledger.about_to_publish(claim, {"a": "1"}, {"a": "out/a"})
     assert ledger.end(claim, "failed", FAILED)
-    ledger.retry(id_, {}, {})
+    ledger.retry(id_, {0: []}, {})
     assert claimed(ledger)[0].hashes == {"a": "1"}
+
+
+def test_a_retry_is_of_the_images_that_were_looked_at(ledger: Ledger) -> None:
+    id_ = submitted(ledger, 2)
+    for claim in claimed(ledger, 2):
+        ledger.end(claim, "failed", FAILED)
+    with pytest.raises(JobConflict, match="came others"):
+        ledger.retry(id_, {0: []}, {})
+    assert ledger.job(id_)["state"] == "failed"
+
+
+def test_a_retry_of_which_another_has_a_name_at_that_moment_is_refused(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = submitted(ledger)
+    ledger.end(claimed(ledger)[0], "failed", FAILED)
+    other = submitted(ledger, 1, "out/x")
+    looks = iter([lambda *_: None, module._require_free])  # it comes between the look and the record
+    monkeypatch.setattr(module, "_require_free", lambda *given: next(looks)(*given))
+    with pytest.raises(JobConflict, match=f"came out/x, which is job {other}'s"):
+        ledger.retry(id_, {0: ["out/x"]}, {})
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_job_that_is_being_forgotten_is_nobodys_and_one_that_was_reopened_is_kept(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, reopened: bool
+) -> None:
+    one, other = opened(), opened()
+    id_ = submitted(one, 2, key="k")
+    for claim in claimed(one, 2):
+        one.end(claim, "failed", FAILED)
+    real, calls = one._writing, list[int]()
+
+    def writing() -> Any:
+        calls.append(1)
+        if len(calls) == 1 + (not reopened):
+            if reopened:
+                other.retry(id_, {0: [], 1: []}, {})
+            else:  # it is killed
+                raise LedgerProblem("killed")
+        return real()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "_writing", writing)
+        with suppress(LedgerProblem):
+            one.forget(time.time() + 1)
+    if reopened:
+        assert other.job(id_)["state"] == "queued"
+        assert len(claimed(other, 9)) == 2
+        return
+    for ask in (other.job, other.cancel, other.failed, lambda id_: other.events(id_, 0, 9)):
+        with pytest.raises(UnknownJob):
+            ask(id_)
+    assert other.jobs(None, None, 9) == []
+    assert submitted(other, 1, key="k", digest="another") != id_
+    other.forget(time.time() + 1)
+    with other._reading() as connection:
+        for column in (JOB.c.id, ITEM.c.job, EVENT.c.job):
+            assert id_ not in connection.scalars(select(column)).all()
+
+
+def test_names_are_a_jobs_until_it_has_ended(ledger: Ledger) -> None:
+    id_ = submitted(ledger, 2)
+    first, second = claimed(ledger, 2)
+    assert ledger.about_to_publish(first, {}, {"8.png": "/out/8.png"})
+    assert ledger.end(first, "done", DONE)
+    with pytest.raises(JobConflict, match=f"8.png: expected a path that no open job has, came one of {id_}'s"):
+        ledger.about_to_publish(second, {}, {"8.png": "/out/8.png"})
+    assert ledger.end(second, "failed", FAILED)
+    other = submitted(ledger, 1, "/out/8.png")
+    assert ledger.about_to_publish(claimed(ledger)[0], {}, {"8.png": "/out/8.png"})
+    assert ledger.job(other)["state"] == "running"
+
+
+def test_a_name_that_is_claimed_in_its_turn_is_no_input_of_the_jobs_other_images(ledger: Ledger) -> None:
+    submitted(ledger, 2)
+    first, second = claimed(ledger, 2)
+    with pytest.raises(JobConflict, match=r"x.png: expected a path that is no other image's input, came one"):
+        ledger.about_to_publish(first, {}, {"y.png": "y.png", "x.png": "1.png"})
+    assert ledger.about_to_publish(second, {}, {"x.png": "1.png"})  # its own
+
+
+def test_a_name_may_be_as_long_as_any(ledger: Ledger) -> None:
+    name = "".join(f"{n * 2654435761 % 2**32:08x}" for n in range(500))
+    submitted(ledger, 1, name)
+    with pytest.raises(JobConflict, match=name[:100]):
+        submitted(ledger, 1, name)
+    assert ledger.about_to_publish(claimed(ledger)[0], {}, {"a": name, "b": f"{name}b"})
+
+
+@pytest.mark.parametrize("by", ["its death", "its stop"])
+def test_what_ran_when_its_job_was_cancelled_and_was_cut_off_is_not_made_again(ledger: Ledger, by: str) -> None:
+    id_ = submitted(ledger, 3)
+    claims = claimed(ledger, 1, 0)
+    assert ledger.cancel(id_)["cancelled"] == 2
+    if by == "its death":
+        time.sleep(0.001)
+        assert ledger.expire(3) == [(id_, 0, "cancelled")]
+    else:
+        ledger.give_back(claims)
+    assert claimed(ledger, 9) == []
+    assert ledger.job(id_)["state"] == "cancelled"
+    assert kinds(ledger, id_) == ["queued", *["image"] * 3, "ended"]
+    assert {image["notes"][0]["detail"] for image in ledger.images(id_, -1, 9)} == {module.CLOSING["cancelled"]}
+
+
+def test_a_large_job_that_stops_on_an_error_is_ended_some_at_a_time(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CANCELLED", 2)
+    id_ = submitted(ledger, 6, document={"on_error": "stop"})
+    other = submitted(ledger, 1)
+    ledger.end(claimed(ledger)[0], "failed", FAILED)
+    assert ledger.job(id_)["skipped"] == 2
+    found = [claim.job for _ in range(4) for claim in claimed(ledger, 2)]
+    assert found == [other]
+    assert (ledger.job(id_)["state"], ledger.job(id_)["skipped"]) == ("partial", 5)
+    ledger.retry(id_, {0: []}, {})
+    assert [claim.number for claim in claimed(ledger, 9)] == [0]
+
+
+def test_what_is_no_id_is_no_jobs(ledger: Ledger) -> None:
+    for id_ in ("", "\0", "x" * 32, f"{submitted(ledger)}0"):
+        with pytest.raises(UnknownJob):
+            ledger.job(id_)
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path}/jobs.db")):
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_that_it_cannot_be_looked_at_is_a_problem_of_the_ledgers(tmp_path: Path) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path}/jobs.db")) as ledger:
+        ledger.has_changed()
+        ledger._watch.dbapi_connection.close()
+        with pytest.raises(LedgerProblem, match="closed"):
+            ledger.has_changed()
 
 
 def test_while_a_large_job_is_cancelled_others_write(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_an_answer_about_jobs_is_one_that_the_schema_describes(
 ) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
     ledger = Ledger(url)
-    id_, _ = ledger.submit({}, [Item(0, {"input": "in/a.png", "output": "b.png"}, "", None, ())], "d")
+    id_, _ = ledger.submit({}, [Item(0, {"input": "in/a.png", "output": "b.png"}, "", "in/a.png", None, ())], "d")
     ledger.cancel(id_)  # whose events end
     ledger.close()
 

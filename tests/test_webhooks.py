@@ -73,7 +73,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def submitted(ledger: Ledger, url: str) -> str:
-    return ledger.submit({}, [Item(0, {"input": "a.png"}, "", None, ())], "d", webhook=url)[0]
+    return ledger.submit({}, [Item(0, {"input": "a.png"}, "", "in/a.png", None, ())], "d", webhook=url)[0]
 
 
 def send(ledger: Ledger, settings: Settings = SETTINGS) -> int:

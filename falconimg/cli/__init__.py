@@ -315,7 +315,7 @@ Example:
   falconimg check && falconimg serve""",
 )
 def check() -> None:
-    """Say whether all is well: settings, roots, the record of jobs, codecs with their versions, what each format can do.
+    """Say whether all is well: settings, roots, the record of jobs, codecs with their versions, what formats can do.
 
     Nothing is made, and no port is opened. Exit code 1 if something is wrong.
     """

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from falconimg import answers, log, request
-from falconimg.errors import Busy, Changed, Conflict, Exists, Forbidden, InvalidRequest, JobConflict, Lost, Stopping
+from falconimg.errors import (
+    Busy,
+    Changed,
+    Conflict,
+    Exists,
+    Forbidden,
+    InvalidRequest,
+    JobConflict,
+    LedgerProblem,
+    Lost,
+    Stopping,
+)
 from falconimg.job import Fault, IfExists, Outcome
 from falconimg.jobs.record import Claim
 from falconimg.jobs.submission import identity
@@ -28,7 +40,10 @@ def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | 
     """Make the image and report it; False if another has it by now, and then nothing was reported.
 
     It is reported by `end`, or else by the ledger's. One that found no memory in time, or was not begun because the
-    process stops, is given back: that was no attempt.
+    process stops, is given back: that was no attempt. So is one whose ledger does not answer in between.
+
+    Raises:
+        LedgerProblem: it does not
     """
     log.about.set({"job": claim.job, "index": claim.number})
     store = Fenced(pipeline.store, claim, ledger)
@@ -44,6 +59,10 @@ def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | 
             outcome = pipeline.run(job, store).images[0]
         except Busy:
             outcome = None
+        if store.trouble:
+            with suppress(LedgerProblem):  # else its lease ends
+                ledger.give_back([claim])
+            raise store.trouble
         if outcome is None or (outcome.error and outcome.error.type == Stopping.type):
             ledger.give_back([claim])
             return True
@@ -72,6 +91,7 @@ class Fenced:
     def __init__(self, store: Store, claim: Claim, ledger: Ledger) -> None:
         self._store, self._claim, self._ledger = store, claim, ledger
         self.hashes: dict[str, str] = {}  # of what was made, by path
+        self.trouble: LedgerProblem | None = None  # why it was not known whether the claim still holds
         self.check_input, self.below_root, self.check_output = store.check_input, store.below_root, store.check_output
 
     def find(self, pattern: str, most: int, looks: Looks) -> list[Found]:
@@ -106,7 +126,7 @@ class Fenced:
         """See Store.
 
         Raises:
-            Lost: another has the image by now; nothing was published
+            Lost: another has the image by now, or the ledger does not answer; nothing was published
             Conflict: an open job has one of the names
         """
         self.hashes = {file.path: hashlib.sha256(file.data).hexdigest() for file in files}
@@ -117,6 +137,9 @@ class Fenced:
             held = self._ledger.about_to_publish(self._claim, known, names)
         except JobConflict as problem:
             raise Conflict(problem.detail) from None
+        except LedgerProblem as problem:
+            self.trouble = problem
+            raise Lost("the record of jobs did not answer") from None
         if not held:
             raise Lost("its lease was over, and another worker has it by now")
         try:

@@ -6,12 +6,17 @@ comes back after the lease has another fence than the item's, and can report not
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +46,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from falconimg.errors import JobConflict, LedgerProblem, Poison, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication, Turn
 from falconimg.jobs.together import Together
 from falconimg.metrics import Waiting
 
-VERSION = 1
+VERSION = 2
 """Of the tables below; a ledger of another one is refused."""
 LOCK = 0x66616C636F6E
 """PostgreSQL's advisory lock for making the tables: any number that nobody else in the database takes."""
@@ -65,7 +70,15 @@ MOST_RINGS = 5
 CHUNK = 500
 """Rows that one statement names: SQLite takes 32,766 parameters."""
 CANCELLED = 5000
-"""Images of a job that are cancelled in one transaction: half a second."""
+"""Images of a job that is closing that end in one transaction: half a second."""
+CLOSING = {
+    "cancelled": "not begun: the job was cancelled",
+    "skipped": "not begun: an earlier image failed, and on_error is stop",
+}
+"""Why an image is not begun, by what it comes to."""
+FORGOTTEN = "forgotten"
+"""The state of a job that is being removed: nobody else finds it any more."""
+ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 PAUSE_SECONDS = 0.1
 """Between two such: who waits to write SQLite looks again after that, at the latest."""
 
@@ -75,12 +88,13 @@ JOB = Table(
     "job",
     META,
     Column("id", String(32), primary_key=True),  # those of later jobs sort behind
-    Column("state", String(9), nullable=False),
+    Column("state", String(9), nullable=False),  # one of record.State, or FORGOTTEN
     Column("priority", Integer, nullable=False),
     Column("document", Text, nullable=False),  # the request without its images
     Column("key", String(255), unique=True),  # Idempotency-Key
     Column("digest", String(64), nullable=False),  # of the body
     Column("stop", Integer, nullable=False),  # whether on_error is stop
+    Column("closing", String(9)),  # what becomes of what is not begun: cancelled or skipped; nothing if it will begin
     Column("created", Float, nullable=False),
     Column("begun", Float),
     Column("ended", Float),
@@ -105,6 +119,7 @@ ITEM = Table(
     Column("place", Integer, nullable=False),  # in the request's images
     Column("image", Text, nullable=False),  # as the request has it, its input a file's
     Column("below", Text, nullable=False),  # see job.Image
+    Column("input", String(64), nullable=False),  # the digest of the store's canonical name
     Column("identity", String(64)),  # the input's version when the job was submitted; none if there was no file
     Column("fence", Integer, nullable=False, default=0),
     Column("attempts", Integer, nullable=False, default=0),
@@ -115,12 +130,13 @@ ITEM = Table(
     Column("hashes", Text),  # SHA-256 by path of what an execution was about to publish
     Column("outcome", Text),  # the report's part
     Index("item_by_lease", "state", "lease"),
+    Index("item_by_input", "job", "input"),
 )
 Index("item_by_turn", ITEM.c.state, ITEM.c.priority.desc(), ITEM.c.job, ITEM.c.number)  # as `_turns` orders them
 OUTPUT = Table(
     "output",
     META,
-    Column("path", Text, primary_key=True),  # the store's canonical name; of open items alone
+    Column("name", String(64), primary_key=True),  # the digest of the store's canonical name; of open jobs alone
     Column("job", String(32), nullable=False),
     Column("number", Integer, nullable=False),
     Index("output_by_item", "job", "number"),
@@ -161,7 +177,9 @@ BEGIN_JOBS = (
     .where(JOB.c.id.in_(QUEUED.scalar_subquery()))
     .values(state="running", begun=func.coalesce(JOB.c.begun, bindparam("now")))
 )
-DOCUMENTS = select(JOB.c.id, JOB.c.state, JOB.c.document).where(JOB.c.id.in_(bindparam("jobs", expanding=True)))
+DOCUMENTS = select(JOB.c.id, JOB.c.state, JOB.c.closing, JOB.c.document).where(
+    JOB.c.id.in_(bindparam("jobs", expanding=True))
+)
 TAKE_ITEM = (
     update(ITEM)
     .where(_ONE)
@@ -176,7 +194,12 @@ HELD = (
     .order_by(ITEM.c.number)
     .with_for_update()
 )
-OWNERS = select(OUTPUT).where(OUTPUT.c.path.in_(bindparam("paths", expanding=True)))
+OWNERS = select(OUTPUT).where(OUTPUT.c.name.in_(bindparam("names", expanding=True)))
+READERS = (
+    select(ITEM.c.input)
+    .where(ITEM.c.job == bindparam("a_job"), ITEM.c.number != bindparam("a_number"))
+    .where(ITEM.c.input.in_(bindparam("names", expanding=True)))
+)
 SET_HASHES = update(ITEM).where(_ONE).values(hashes=bindparam("some_hashes"))
 END_ITEM = (
     update(ITEM)
@@ -189,9 +212,6 @@ END_ITEM = (
         hashes=case((bindparam("a_state") == "failed", ITEM.c.hashes), else_=None),
     )
 )
-FREE_OUTPUTS = delete(OUTPUT).where(
-    OUTPUT.c.job == bindparam("a_job"), OUTPUT.c.number.in_(bindparam("numbers", expanding=True))
-)
 COUNT_ENDS = (
     update(JOB)
     .where(JOB.c.id == bindparam("a_job"))
@@ -200,7 +220,7 @@ COUNT_ENDS = (
     )
 )  # fmt: skip
 COUNTS = select(
-    JOB.c.id, JOB.c.state, JOB.c.stop, JOB.c.total, JOB.c.events, *(JOB.c[end] for end in ENDS)
+    JOB.c.id, JOB.c.state, JOB.c.stop, JOB.c.closing, JOB.c.total, JOB.c.events, *(JOB.c[end] for end in ENDS)
 ).where(JOB.c.id == bindparam("a_job"))  # fmt: skip
 ADD_OUTPUTS, ADD_EVENTS = insert(OUTPUT), insert(EVENT)
 
@@ -233,12 +253,13 @@ class Ledger:
         try:
             if file:
                 file.parent.mkdir(0o700, parents=True, exist_ok=True)
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # it has the addresses of webhooks
             with self._writing() as connection:
                 _prepare(connection)
         except (OSError, LedgerProblem) as error:
             self.close()
             expected = "FALCONIMG_LEDGER: expected a ledger that can be opened, or FALCONIMG_JOBS=off"
-            detail = error.detail if isinstance(error, LedgerProblem) else error.strerror
+            detail = _said(error.__cause__) if isinstance(error, LedgerProblem) else error.strerror
             raise SettingsProblem(f"{expected}, came {file or 'one'}: {detail}") from error
         except SettingsProblem:
             self.close()
@@ -299,12 +320,13 @@ class Ledger:
         rows = [
             {
                 "job": id_, "number": number, "state": "pending", "priority": priority, "place": item.place,
-                "image": json.dumps(item.image), "below": item.below, "identity": item.identity,
+                "image": json.dumps(item.image), "below": item.below, "input": digest_of(item.key),
+                "identity": item.identity,
             }
             for number, item in enumerate(items)
         ]  # fmt: skip
         names = [(path, number) for number, item in enumerate(items) for path in item.outputs]
-        outputs = [{"path": path, "job": id_, "number": number} for path, number in sorted(names)]
+        outputs = _outputs(id_, names)
         try:
             with self._writing() as connection:
                 if key and (found := _of_key(connection, key, digest)):
@@ -347,10 +369,13 @@ class Ledger:
         if self.engine.dialect.name != "sqlite":
             return False
         before = self._version
-        with _answering():
-            if self._watch is None:
-                self._watch = self.engine.raw_connection()
-            (self._version,) = self._watch.cursor().execute("PRAGMA data_version").fetchone()
+        try:
+            with _answering():
+                if self._watch is None:
+                    self._watch = self.engine.raw_connection()
+                (self._version,) = self._watch.cursor().execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise LedgerProblem(str(error)) from error
         return self._version != before
 
     def renew(self, claims: Iterable[Claim], seconds: float) -> None:
@@ -362,9 +387,9 @@ class Ledger:
 
     def give_back(self, claims: Iterable[Claim]) -> None:
         """Let others have what was not begun; that was no attempt."""
+        again = {"state": "pending", "lease": None, "attempts": ITEM.c.attempts - 1, "rung": None, "rings": 0}
         with self._writing() as connection:
             for claim in sorted(claims, key=_key):
-                again = {"state": "pending", "lease": None, "attempts": ITEM.c.attempts - 1, "rung": None, "rings": 0}
                 connection.execute(update(ITEM).where(_held(claim)).values(again))
 
     def about_to_publish(self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str]) -> bool:
@@ -411,8 +436,10 @@ class Ledger:
         try:
             with self._writing() as connection:
                 [answer] = _recorded(connection, [wish])
-        except (IntegrityError, LedgerProblem) as error:
-            return error
+        except LedgerProblem as problem:
+            return problem
+        except IntegrityError as error:
+            return LedgerProblem(f"another process was quicker: {error.orig}")
         return answer
 
     # Looking after
@@ -431,15 +458,17 @@ class Ledger:
         with self._writing() as connection:
             in_order = over.order_by(ITEM.c.job, ITEM.c.number).limit(CHUNK)
             for row in connection.execute(in_order.with_for_update(skip_locked=True)).all():
+                closing = _counts(connection, row.job).closing
                 if row.attempts >= most_attempts:
                     error = {
                         "type": Poison.type,
                         "title": Poison.title,
                         "detail": f"expected an end of {most_attempts} attempts (FALCONIMG_JOB_ATTEMPTS), came none",
                     }
-                    outcome = _outcome(json.loads(row.image), "failed") | {"error": error}
-                    _end(connection, row.job, {row.number: Ended("failed", outcome, row.round)})
-                    found.append((row.job, row.number, "failed"))
+                    became = "failed"
+                    outcome = _outcome(json.loads(row.image), became) | {"error": error}
+                elif closing:
+                    became, outcome = closing, _not_begun(json.loads(row.image), closing, row.place)
                 else:
                     connection.execute(
                         update(ITEM)
@@ -447,6 +476,9 @@ class Ledger:
                         .values(state="pending", lease=None, rung=None, rings=0)
                     )
                     found.append((row.job, row.number, "pending"))
+                    continue
+                _end(connection, row.job, {row.number: Ended(became, outcome, row.round)})
+                found.append((row.job, row.number, became))
         return found
 
     def unheard(self, most: int, seconds: float) -> list[tuple[str, int]]:
@@ -479,13 +511,18 @@ class Ledger:
         with self._reading() as connection:
             rows = connection.execute(old).all()
         for row in rows:  # in several transactions, as a job may be large, and others write too; its own row goes last
+            with (
+                self._writing() as connection
+            ):  # a retry may have opened it meanwhile, and finds it no more from now on
+                gone = update(JOB).where(JOB.c.id == row.id, JOB.c.ended < before)
+                if not connection.execute(gone.values(state=FORGOTTEN, key=None)).rowcount:
+                    continue
             for column, last in ((ITEM.c.number, row.total), (EVENT.c.seq, row.events)):
                 for first in range(0, last + 1, CHUNK):
                     within = column.between(first, first + CHUNK - 1)
                     with self._writing() as connection:
                         connection.execute(delete(column.table).where(column.table.c.job == row.id, within))
             with self._writing() as connection:
-                connection.execute(delete(OUTPUT).where(OUTPUT.c.job == row.id))
                 connection.execute(delete(JOB).where(JOB.c.id == row.id))
         return len(rows)
 
@@ -529,7 +566,7 @@ class Ledger:
 
     def jobs(self, state: str | None, before: str | None, most: int) -> list[dict[str, Any]]:
         """The newest jobs, of a state if one is given, and older than one of that id."""
-        query = select(JOB).order_by(JOB.c.id.desc()).limit(most)
+        query = select(JOB).where(JOB.c.state != FORGOTTEN).order_by(JOB.c.id.desc()).limit(most)
         if state:
             query = query.where(JOB.c.state == state)
         if before:
@@ -588,9 +625,11 @@ class Ledger:
         """
         while True:
             with self._writing() as connection:
-                _job(connection, id_, lock=True)  # as who ends an image has it before the pending ones
-                ended = _end_pending(connection, id_, "cancelled", "not begun: the job was cancelled", CANCELLED)
-                _end_if_all_have(connection, _counts(connection, id_))
+                job = _job(connection, id_, lock=True)  # as who ends an image has it before the pending ones
+                if job.state not in OPEN:
+                    return _shown(job)
+                connection.execute(update(JOB).where(JOB.c.id == id_).values(closing="cancelled"))
+                ended = _close(connection, id_)
                 shown = _shown(_job(connection, id_))
             if ended < CANCELLED:
                 return shown
@@ -610,29 +649,13 @@ class Ledger:
             UnknownJob
             JobConflict: it has not ended, or nothing of it failed, or an open job has one of the names
         """
-        with self._writing() as connection:
-            job = _job(connection, id_, lock=True)
-            if job.state in OPEN or not job.failed:
-                raise JobConflict(
-                    f"expected a job that has ended and of which images failed, came one that is {job.state}"
-                )
-            failed = connection.scalars(select(ITEM.c.number).where(ITEM.c.job == id_, ITEM.c.state == "failed")).all()
-            claimed = sorted((path, number) for number in failed for path in names.get(number, ()))
-            _require_free(connection, [path for path, _ in claimed])
-            rows = [{"path": path, "job": id_, "number": number} for path, number in claimed]
-            if rows:
-                connection.execute(insert(OUTPUT), rows)
-            connection.execute(
-                update(ITEM)
-                .where(ITEM.c.job == id_, ITEM.c.state == "failed")
-                .values(state="pending", attempts=0, round=ITEM.c.round + 1, outcome=None, rung=None, rings=0)
-            )
-            versions = [{**_one(id_, each), "an_identity": identities[each]} for each in failed if each in identities]
-            if versions:
-                connection.execute(update(ITEM).where(_ONE).values(identity=bindparam("an_identity")), versions)
-            connection.execute(update(JOB).where(JOB.c.id == id_).values(state="queued", failed=0, ended=None))
-            _add_event(connection, id_, "retried", time.time(), {"images": job.failed})
-            return _shown(_job(connection, id_))
+        try:
+            with self._writing() as connection:
+                return _retried(connection, id_, names, identities)
+        except IntegrityError:
+            # another process was quicker by a moment (PostgreSQL): now it can be seen
+            with self._writing() as connection:
+                return _retried(connection, id_, names, identities)
 
     def failed(self, id_: str) -> list[tuple[int, dict[str, Any], str]]:
         """The images of a job that failed: (number, as the request has it, below); raises UnknownJob."""
@@ -645,6 +668,32 @@ class Ledger:
         """A job's request without its images; raises UnknownJob."""
         with self._reading() as connection:
             return dict(json.loads(_job(connection, id_).document))
+
+
+def _retried(
+    connection: Connection, id_: str, names: Mapping[int, Sequence[str]], identities: Mapping[int, str | None]
+) -> dict[str, Any]:
+    job = _job(connection, id_, lock=True)
+    if job.state in OPEN or not job.failed:
+        raise JobConflict(f"expected a job that has ended and of which images failed, came one that is {job.state}")
+    failed = connection.scalars(select(ITEM.c.number).where(ITEM.c.job == id_, ITEM.c.state == "failed")).all()
+    if set(failed) - set(names):
+        raise JobConflict("expected the images that had failed when it was looked at, came others: try it again")
+    claimed = [(name, number) for number in failed for name in names[number]]
+    _require_free(connection, [name for name, _ in claimed])
+    if claimed:
+        connection.execute(ADD_OUTPUTS, _outputs(id_, claimed))
+    connection.execute(
+        update(ITEM)
+        .where(ITEM.c.job == id_, ITEM.c.state == "failed")
+        .values(state="pending", attempts=0, round=ITEM.c.round + 1, outcome=None, rung=None, rings=0)
+    )
+    versions = [{**_one(id_, each), "an_identity": identities[each]} for each in failed if each in identities]
+    if versions:
+        connection.execute(update(ITEM).where(_ONE).values(identity=bindparam("an_identity")), versions)
+    connection.execute(update(JOB).where(JOB.c.id == id_).values(state="queued", failed=0, ended=None, closing=None))
+    _add_event(connection, id_, "retried", time.time(), {"images": job.failed})
+    return _shown(_job(connection, id_))
 
 
 def _file(url: str) -> Path | None:
@@ -744,14 +793,18 @@ def _turn(wish: Turn | Publication | End) -> Turn | None:
 def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
     """The next items, for all of these together."""
     rows = connection.execute(TURNS, {"most": sum(turn.most for turn in turns)}).all()
+    found = connection.execute(DOCUMENTS, {"jobs": sorted({row.job for row in rows})}).all() if rows else []
+    closing = {row.id for row in found if row.closing}
+    for job in sorted(closing):  # who was to end what is not begun of it was cut off, or is not that far
+        _close(connection, job)
+    rows = [row for row in rows if row.job not in closing]
     fresh = list(takewhile(lambda row: not row.attempts, rows))
     rows = fresh or (rows[:1] if all(turn.idle for turn in turns) else [])
     if not rows:
         return iter(())
-    jobs, now = sorted({row.job for row in rows}), time.time()
-    found = connection.execute(DOCUMENTS, {"jobs": jobs}).all()
-    documents = {row.id: json.loads(row.document) for row in found}
-    if queued := [row.id for row in found if row.state == "queued"]:
+    mine, now = {row.job for row in rows}, time.time()
+    documents = {row.id: json.loads(row.document) for row in found if row.id in mine}
+    if queued := [row.id for row in found if row.id in mine and row.state == "queued"]:
         connection.execute(BEGIN_JOBS, {"jobs": queued, "now": now})
     claims = [
         Claim(
@@ -779,27 +832,42 @@ def _one(job: str, number: int) -> dict[str, Any]:
 
 def _publish(connection: Connection, publications: Sequence[Publication]) -> dict[tuple[str, int, int], Exception]:
     """Record what is going to be published; the refusals by their claims' keys."""
-    owners = _owners(connection, [name for publication in publications for name in publication.names.values()])
+    digests = [{path: digest_of(name) for path, name in each.names.items()} for each in publications]
+    owners = _owners(connection, [name for names in digests for name in names.values()])
     refused: dict[tuple[str, int, int], Exception] = {}
     hashes, outputs = [], []
-    for claim, made, names in publications:
+    for (claim, made, _), names in zip(publications, digests, strict=True):
         me = claim.job, claim.number
-        taken = next((path for path, name in names.items() if owners.get(name, me) != me), None)
-        if taken is not None:
-            whose = owners[names[taken]][0]
-            refused[claim.key] = JobConflict(f"{taken}: expected a path that no open job has, came one of {whose}'s")
+        new = [name for name in dict.fromkeys(names.values()) if name not in owners]
+        readers = _readers(connection, me, new)
+        for path, name in names.items():
+            if owners.get(name, me) != me:
+                expected, came = "a path that no open job has", f"one of {owners[name][0]}'s"
+            elif name in readers:
+                expected, came = "a path that is no other image's input", "one"
+            else:
+                continue
+            refused[claim.key] = JobConflict(f"{path}: expected {expected}, came {came}")
+            break
+        if claim.key in refused:
             continue
         if made:
             hashes.append({**_one(*me), "some_hashes": json.dumps({**claim.hashes, **made})})
-        new = [name for name in dict.fromkeys(names.values()) if name not in owners]
-        outputs += [(name, claim.job, claim.number) for name in new]
+        outputs += [{"name": name, "job": claim.job, "number": claim.number} for name in new]
         owners.update(dict.fromkeys(new, me))
     if hashes:
         connection.execute(SET_HASHES, hashes)
     if outputs:
-        rows = [{"path": path, "job": job, "number": number} for path, job, number in sorted(outputs)]
-        connection.execute(ADD_OUTPUTS, rows)
+        connection.execute(ADD_OUTPUTS, sorted(outputs, key=itemgetter("name")))  # as all do
     return refused
+
+
+def _readers(connection: Connection, me: tuple[str, int], names: Sequence[str]) -> set[str]:
+    """Of names that are claimed in their turn, those of inputs of the job's other images."""
+    found: set[str] = set()
+    for chunk in _chunks(names):
+        found.update(connection.scalars(READERS, {"a_job": me[0], "a_number": me[1], "names": chunk}))
+    return found
 
 
 def _held_rounds(connection: Connection, claims: Sequence[Claim]) -> dict[tuple[str, int, int], int]:
@@ -829,8 +897,8 @@ def _held(claim: Claim) -> Any:
 
 
 def _job(connection: Connection, id_: str, lock: bool = False) -> Row[Any]:
-    query = select(JOB).where(JOB.c.id == id_)
-    row = connection.execute(query.with_for_update() if lock else query).first()
+    query = select(JOB).where(JOB.c.id == id_, JOB.c.state != FORGOTTEN)
+    row = connection.execute(query.with_for_update() if lock else query).first() if ID.fullmatch(id_) else None
     if row is None:
         raise UnknownJob(f"expected the id of a job, came {id_[:64]!a}")
     return row
@@ -843,18 +911,30 @@ def _of_key(connection: Connection, key: str, digest: str) -> str | None:
     return row.id if row else None
 
 
-def _owners(connection: Connection, paths: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Of these names, those that an open item has: (job, number)."""
+def digest_of(name: str) -> str:
+    """What stands for a store's canonical name, however long that is: an index of PostgreSQL's takes 2,700 bytes."""
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+
+
+def _outputs(job: str, names: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    """The rows of these names of images, (name, number), in the order in which all add theirs."""
+    rows = [{"name": digest_of(name), "job": job, "number": number} for name, number in names]
+    return sorted(rows, key=itemgetter("name"))
+
+
+def _owners(connection: Connection, digests: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Of these, those that an open job has: (job, number)."""
     found = {}
-    for chunk in _chunks(paths):
-        for row in connection.execute(OWNERS, {"paths": chunk}):
-            found[row.path] = (row.job, row.number)
+    for chunk in _chunks(digests):
+        for row in connection.execute(OWNERS, {"names": chunk}):
+            found[row.name] = (row.job, row.number)
     return found
 
 
-def _require_free(connection: Connection, paths: Sequence[str]) -> None:
-    for path, (job, _) in _owners(connection, paths).items():
-        raise JobConflict(f"expected outputs that no open job has, came {path}, which is job {job}'s")
+def _require_free(connection: Connection, names: Iterable[str]) -> None:
+    by_digest = {digest_of(name): name for name in names}
+    for digest, (job, _) in _owners(connection, list(by_digest)).items():
+        raise JobConflict(f"expected outputs that no open job has, came {by_digest[digest]}, which is job {job}'s")
 
 
 def _page(
@@ -888,10 +968,11 @@ def _add_event(connection: Connection, job: str, kind: str, at: float, body: Map
 def _end(connection: Connection, job: str, ends: Mapping[int, Ended]) -> None:
     """Items end; one that fails ends a job that stops on errors, and the last one ends its job."""
     row = _end_items(connection, job, ends)
-    if row.stop and any(end.state == "failed" for end in ends.values()):
-        _end_pending(connection, job, "skipped", "not begun: an earlier image failed, and on_error is stop")
-        row = _counts(connection, job)
-    _end_if_all_have(connection, row)
+    if row.stop and not row.closing and any(end.state == "failed" for end in ends.values()):
+        connection.execute(update(JOB).where(JOB.c.id == job).values(closing="skipped"))
+        _close(connection, job)
+    else:
+        _end_if_all_have(connection, row)
 
 
 def _end_items(connection: Connection, job: str, ends: Mapping[int, Ended]) -> Row[Any]:
@@ -904,7 +985,6 @@ def _end_items(connection: Connection, job: str, ends: Mapping[int, Ended]) -> R
             for number, end in ends.items()
         ],
     )
-    connection.execute(FREE_OUTPUTS, {"a_job": job, "numbers": list(ends)})
     states = [end.state for end in ends.values()]
     counts = {f"more_{end}": states.count(end) for end in ENDS}
     connection.execute(COUNT_ENDS, {"a_job": job, "more": len(ends), **counts})
@@ -922,21 +1002,22 @@ def _end_items(connection: Connection, job: str, ends: Mapping[int, Ended]) -> R
     return row
 
 
-def _end_pending(connection: Connection, job: str, state: str, why: str, most: int | None = None) -> int:
-    """End what is not begun, at most so many; how many."""
+def _close(connection: Connection, job: str) -> int:
+    """End what is not begun of a job that is closing, some at a time, so that others can write too; how many."""
+    state = _counts(connection, job).closing
     rows = connection.execute(
         select(ITEM.c.number, ITEM.c.place, ITEM.c.image, ITEM.c.round)
         .where(ITEM.c.job == job, ITEM.c.state == "pending")
         .order_by(ITEM.c.number)
-        .limit(most)
+        .limit(CANCELLED)
         .with_for_update()
     ).all()
     for chunk in _chunks(rows):
         ends = {
-            row.number: Ended(state, _not_begun(json.loads(row.image), state, row.place, why), row.round)
-            for row in chunk
+            row.number: Ended(state, _not_begun(json.loads(row.image), state, row.place), row.round) for row in chunk
         }
         _end_items(connection, job, ends)
+    _end_if_all_have(connection, _counts(connection, job))
     return len(rows)
 
 
@@ -954,6 +1035,7 @@ def _end_if_all_have(connection: Connection, row: Row[Any]) -> None:
         state = "failed"
     now = time.time()
     connection.execute(update(JOB).where(JOB.c.id == row.id).values(state=state, ended=now))
+    connection.execute(delete(OUTPUT).where(OUTPUT.c.job == row.id))
     _add_event(connection, row.id, "ended", now, {"state": state, **counts})
 
 
@@ -968,8 +1050,8 @@ def _outcome(image: Mapping[str, Any], state: str) -> dict[str, Any]:
     return {"input": image["input"], "status": state, "ms": 0.0, "outputs": []}
 
 
-def _not_begun(image: Mapping[str, Any], state: str, place: int, why: str) -> dict[str, Any]:
-    return _outcome(image, state) | {"notes": [{"pointer": f"/images/{place}", "detail": why}]}
+def _not_begun(image: Mapping[str, Any], state: str, place: int) -> dict[str, Any]:
+    return _outcome(image, state) | {"notes": [{"pointer": f"/images/{place}", "detail": CLOSING[state]}]}
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -985,4 +1067,10 @@ def _answering() -> Iterator[None]:
     except IntegrityError:
         raise
     except SQLAlchemyError as error:
-        raise LedgerProblem(str(getattr(error, "orig", None) or error).partition("\n")[0]) from error
+        # what of a connection failed is not for clients: it names the database's host
+        away = isinstance(error, OperationalError) and not getattr(error.orig, "sqlstate", "SQLite's has none")
+        raise LedgerProblem("the database does not answer" if away else _said(error)) from error
+
+
+def _said(error: BaseException | None) -> str:
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]

@@ -18,6 +18,7 @@ class Item(NamedTuple):
     place: int
     image: Mapping[str, Any]
     below: str
+    key: str  # the input's canonical name
     identity: str | None
     outputs: Sequence[str]  # canonical names, as far as they are known
 

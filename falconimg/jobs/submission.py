@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from falconimg import request
-from falconimg.errors import ImageProblem
+from falconimg.errors import Busy, ImageProblem, Unreadable
 from falconimg.jobs import webhooks
 from falconimg.jobs.record import PRIORITIES, Item
 from falconimg.settings import Settings
@@ -32,6 +32,7 @@ def submit(
     Raises:
         InvalidRequest, Forbidden: with the places that are wrong
         WrongKey, JobConflict, LedgerProblem: as Ledger.submit
+        Busy: a store of objects does not answer
     """
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     if key and (known := ledger.known(key, digest)):  # whatever has become of its files since
@@ -48,7 +49,7 @@ def submit(
     for image, identity_ in zip(job.images, identities, strict=True):
         place = int(image.pointer.rpartition("/")[2])
         document = {**value["images"][place], "input": image.input}
-        items.append(Item(place, document, image.below, identity_, outputs.get(image.index, ())))
+        items.append(Item(place, document, image.below, image.key, identity_, outputs.get(image.index, ())))
     shared = {name: each for name, each in value.items() if name not in OURS}
     return ledger.submit(shared, items, digest, key, PRIORITIES[value.get("priority", "normal")], webhook)
 
@@ -61,7 +62,7 @@ def identity(version: str) -> str:
 def retry(id_: str, settings: Settings, store: Store, ledger: Ledger) -> dict[str, Any]:
     """Have the failed images of a job made again, of their inputs as they are now.
 
-    Raises: UnknownJob, JobConflict, InvalidRequest and Forbidden
+    Raises: UnknownJob, JobConflict, InvalidRequest, Forbidden and Busy
     """
     shared, failed = ledger.document(id_), ledger.failed(id_)
     names = {
@@ -79,5 +80,8 @@ def _identities(paths: Sequence[str], settings: Settings, store: Store) -> list[
 def _identity(path: str, settings: Settings, store: Store) -> str | None:
     try:
         return identity(store.version(path, settings.max_file))
-    except ImageProblem:
+    except ImageProblem as problem:
+        if isinstance(problem, Unreadable) and ADDRESS.match(path):
+            # without its version nobody would see that it changes; and the others of its store would be waited for too
+            raise Busy(problem.detail) from None
         return None  # said in its turn

@@ -154,10 +154,11 @@ class Events(OfJobs):
         said = time.monotonic()
         while True:
             job = self.ledger.job(id_)  # which is no newer than the events that follow
+            before = after
             for each in self.ledger.events(id_, after, MOST):
                 yield each
                 after, said = each["seq"], time.monotonic()
-            if after < job["events"]:
+            if before < after < job["events"]:
                 continue
             if not (job["state"] in OPEN and follows) or time.monotonic() > end or self.pipeline.stopping:
                 return
