@@ -140,6 +140,22 @@ def test_nested_parts_lie_as_they_were_cut(page: Page) -> None:
         assert row == len({round(y) for _, y in placed.values() if y < top - 1})
 
 
+def test_quadrants_by_the_original_s_name_lie_as_they_were_cut_and_are_compared_with_themselves(page: Page) -> None:
+    page.give(("a.png", encoded(noise(61, 81))))
+    paste(page, '["splitQuadrants=True"]')
+    page.settle()
+    assert page.sizes() == [(40, 30), (41, 30), (40, 31), (41, 31)]
+    (_, x1, y1), (_, x2, y2), (_, x3, y3), (_, x4, y4) = corners(page)
+    assert x1 == x3 < x2 == x4
+    assert y1 == y2 < y3 == y4
+    paste(page, '["splitQuadrants=True", "gray", "splitQuadrants=True", "split=None"]')
+    page.settle()
+    assert page.js("return document.querySelectorAll('.grid .grid figure').length") == 16
+    page.all(".shot")[15].click()
+    assert page.wait(lambda: page.js("return document.querySelector('.old').naturalWidth")) == 21
+    assert page.js("return document.querySelector('.old').naturalHeight") == 16
+
+
 def test_tiles_lie_in_their_rows_the_smaller_ones_at_the_edges(page: Page) -> None:
     page.give(("a.png", encoded(smooth(100, 150))))
     page.add("Tile")
@@ -185,11 +201,18 @@ def test_what_is_much_too_large_is_a_message_and_nothing_is_made(page: Page) -> 
 def test_very_many_results_are_made_only_if_the_user_says_so(page: Page) -> None:
     page.give(("a.png", encoded(smooth(60, 80))))
     page.add("Tile")
+    assert page.one("#all").is_enabled()
     page.set("Size", "3", "#steps")
     assert "540 results" in page.one(".picture .problem").text
     assert page.all(".shot") == []
+    assert not page.one("#all").is_enabled()
     page.button("Make them anyway").click()
     page.there(".shot", 540)
+    page.settle()
+    assert page.one("#all").is_enabled()
+    paste(page, '["split=1x3", "resize=6000x7000"]')
+    page.settle()
+    assert "3 results of 126 million pixels" in page.one(".picture .problem").text
 
 
 def test_a_slider_is_followed_only_when_it_is_let_go(page: Page) -> None:
@@ -216,7 +239,9 @@ def test_what_is_stale_is_cancelled(page: Page) -> None:
             "const field = arguments[0]; field.value = arguments[1]; field.dispatchEvent(new Event('change'))",
             page.field("Kernel"), kernel,
         )  # fmt: skip
+    assert not page.one("#all").is_enabled()  # what there is is of the recipe before
     page.settle()
+    assert page.one("#all").is_enabled()
     made = [url for url in page.addresses() if "op=blur=" in url and "dry_run" not in url]
     assert [urlsplit(url).query for url in made] == ["op=blur=15", "op=blur=41"]
     cancelled = [event for event in page.network() if event["params"].get("canceled")]
@@ -247,6 +272,8 @@ def test_a_tiff_is_shown_before_and_after(page: Page) -> None:
 
 
 def test_before_and_after_zoom_in_step(page: Page) -> None:
+    from selenium.webdriver import ActionChains
+
     pixels = noise(200, 300)
     page.give(("a.png", encoded(pixels)))
     page.add("Split", "Blur", "Resize")
@@ -262,7 +289,15 @@ def test_before_and_after_zoom_in_step(page: Page) -> None:
     slider = page.one("#split")
     page.js("arguments[0].focus()", slider)
     slider.send_keys("\ue014" * 5)  # arrow right
-    assert page.js("return document.querySelector('.now').style.clipPath") == "inset(0px 0px 0px 55%)"
+    shown = "return ['.now', '.old'].map((s) => document.querySelector(s).style.clipPath)"
+    assert page.js(shown) == ["inset(0px 0px 0px 55%)", "inset(0px 45% 0px 0px)"]
+    down = """document.querySelector('.canvas').dispatchEvent(
+      new PointerEvent('pointerdown', {pointerType: 'touch', pointerId: 7, clientX: 0, bubbles: true}))"""
+    page.js(down)  # a finger scrolls
+    assert page.js(shown)[0] == "inset(0px 0px 0px 55%)"
+    drag = ActionChains(page.driver, duration=0).move_to_element(page.one(".canvas")).click_and_hold()
+    drag.move_by_offset(75, 0).release().perform()
+    assert page.js(shown) == ["inset(0px 0px 0px 100%)", "inset(0px 0% 0px 0px)"]
 
 
 def test_a_crop_is_drawn_on_the_picture_or_typed(page: Page) -> None:
@@ -319,6 +354,49 @@ def test_steps_are_reordered_by_dragging_and_by_buttons_and_undone(page: Page) -
     assert page.sizes() == [(40, 30)]
 
 
+def test_steps_come_in_the_order_of_the_clicks(page: Page) -> None:
+    page.give(("a.png", encoded(noise(30, 40))))
+    page.js("for (const one of document.querySelectorAll('#operations button'))"
+            " if (['Crop', 'Gray'].includes(one.textContent)) one.click()")  # fmt: skip
+    page.there("#steps > li", 2)
+    page.settle()
+    assert page.steps() == ["crop", "gray"]
+    assert page.sizes() == [(20, 15)]
+
+
+def test_a_number_beyond_its_bounds_and_one_that_is_not_set_are_shown_as_such(page: Page, site: Server) -> None:
+    page.add("Resize", "Blur")
+    page.set("Factor", "500", "#steps")
+    fault = page.one("#steps .fault")
+    assert fault.text == "Expected a number from 0.05 to 100."
+    assert page.field("Factor").get_attribute("aria-invalid") == "true"
+    assert page.field("Factor").get_attribute("aria-describedby") == fault.get_attribute("id")
+    page.set("Kernel", "2.5", "#steps")
+    assert [fault.text for fault in page.all(".fault") if fault.is_displayed()][1:] == [
+        "Expected a whole number from 0 to 1001."
+    ]
+    page.set("Sigma", "0", "#steps")
+    assert "over 0 and at most 200" in page.one("#steps").text
+    assert page.axe() == []
+    page.set("Factor", "0.3", "#steps")
+    assert not fault.is_displayed()
+    assert page.field("Factor").get_attribute("aria-invalid") == "false"
+    slider = "const s = document.querySelector('#output [type=range]'); return [s.value, s.className, s.ariaValueText]"
+    assert page.js(slider) == ["51", "unset", "auto"]
+    page.field("Format").send_keys("WEBP\t")
+    assert page.js(slider) == [str(site.ask("GET", "/")[1]["formats"]["webp"]["quality"]), "", "auto"]
+    page.set("Quality", "33")
+    assert page.js(slider) == ["33", "", "33"]
+
+
+def test_with_forced_colours_the_chosen_one_of_several_is_told_from_the_others(page: Page) -> None:
+    page.add("Resize")
+    page.cdp("Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}])
+    grounds = page.js("""return ['.segments', '.segments :checked + label'].map((selector) =>
+      getComputedStyle(document.querySelector(selector)).backgroundColor)""")
+    assert grounds[0] != grounds[1]
+
+
 def written(page: Page) -> dict[str, str]:
     """The recipe in each of its forms."""
     page.button("Copy recipe…").click()
@@ -331,6 +409,7 @@ def written(page: Page) -> dict[str, str]:
     return found
 
 
+COMMAND = f"{sys.executable} -c 'from falconimg.cli import main; main()'"
 RECIPE = [
     {"op": "resize", "width": 40, "height": 30, "fit": "pad", "background": "#ff8800"},
     "splitQuadrants=True",
@@ -348,6 +427,7 @@ def test_the_recipe_in_each_of_its_forms_makes_what_the_page_shows(page: Page, s
     page.button("Paste recipe…").click()
     page.one("#pasted").send_keys(json.dumps({"images": [], "operations": RECIPE, "quality": 70}))
     page.button("Use it").click()
+    page.there("#steps > li", 4)
     page.settle()
     page.field("Format").send_keys("WEBP\t")
     page.settle()
@@ -363,9 +443,7 @@ def test_the_recipe_in_each_of_its_forms_makes_what_the_page_shows(page: Page, s
         subprocess.run([*command, texts[language]], cwd=tmp_path, check=True, timeout=60, capture_output=True)
         with zipfile.ZipFile(tmp_path / "it's a.zip") as archive:
             assert sorted(archive.read(entry) for entry in archive.namelist()) == sorted(files.values()), language
-    line = texts["command line"].replace(
-        "falconimg", f"{sys.executable} -c 'from falconimg.cli import main; main()'", 1
-    )
+    line = texts["command line"].replace("falconimg", COMMAND, 1)
     subprocess.run(["/bin/sh", "-c", line], cwd=tmp_path, check=True, timeout=60, capture_output=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
     status, report = site.ask("POST", "/v1/process", json.loads(texts["JSON"]))[:2]
@@ -389,6 +467,42 @@ def test_a_recipe_that_was_copied_is_taken_back(page: Page, language: str) -> No
     assert "op=crop=8x6+1+-2&op=gray&quality=9&precise=true'" in written(page)["curl"]
     paste(page, "nonsense")
     assert "Expected JSON of operations" in page.one("#paste-problem").text
+
+
+def test_a_recipe_for_several_pictures_has_all_of_them_under_names_of_their_own(
+    page: Page, site: Server, tmp_path: Path
+) -> None:
+    files = {"a.png": encoded(noise(6, 8)), "a.tif": encoded(noise(6, 9), ".tif"), "a_2.png": encoded(noise(6, 7))}
+    for folder in (tmp_path, site.root):
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    page.give(*files.items(), ("a.png", files["a.png"]))
+    page.add("Gray")
+    asked = {"PNG": ["a.png", "a.tif", "a_2.png", "a_3.png"], "WEBP": ["a.webp", "a_2.webp", "a_3.webp", "a_4.webp"]}
+    for form, names in asked.items():
+        (site.root / "out").mkdir(exist_ok=True)
+        if form == "WEBP":
+            page.field("Format").send_keys("WEBP\t")
+            page.settle()
+        texts = written(page)
+        status, report = site.ask("POST", "/v1/process", json.loads(texts["JSON"]))[:2]
+        made = [output["path"] for image in report["images"] for output in image["outputs"]]
+        assert (status, sorted(made)) == (200, [f"out/{name}" for name in names])
+        line = texts["command line"].replace("falconimg", COMMAND)
+        scripts = {"curl": ["/bin/sh", "-ec", texts["curl"]], "Python": [sys.executable, "-c", texts["Python"]],
+                   "command line": ["/bin/sh", "-ec", line]}  # fmt: skip
+        for language, script in scripts.items():
+            cwd = tmp_path / form / language
+            cwd.mkdir(parents=True)
+            for name, data in files.items():
+                (cwd / name).write_bytes(data)
+            subprocess.run(script, cwd=cwd, check=True, timeout=60, capture_output=True)
+            there = {path.name for path in cwd.rglob("*.*") if path.name not in files or path.parent.name == "out"}
+            wanted = names if language == "command line" else [name.replace(".", "_new.") for name in names]
+            assert sorted(there) == sorted(wanted), language
+            paste(page, texts[language]) if language != "Python" else None
+            page.settle()
+            assert written(page) == texts, language
 
 
 def test_options_are_written_as_each_language_has_them(page: Page) -> None:
@@ -424,6 +538,9 @@ PASTED = {
     "falconimg process a.png -o out/ --format=jpeg --quality=80": "?format=jpeg&quality=80",
     "falconimg process a.png -o 'out/{dir}/{stem}.webp' --op blur=5": "?op=blur=5&format=webp",
     "falconimg process a.png --output=out/{stem}.{ext} --op blur=5 --precise": "?op=blur=5&precise=true",
+    "falconimg process a.jpg -o . -rnq80 --op gray --json 2>/dev/null > report.json": "?op=gray&quality=80",
+    "mkdir out && falconimg process a.jpg\n -o out/\n --op gray": "?op=gray",
+    "curl 'http://localhost/v1/process' --json '{\"operations\": [\"gray\"]}'": "?op=gray",
     "http://localhost/v1/image/a.png?op=gray&format=jpg": "?op=gray&format=jpeg",
     '{"op": "gray"}': "?op=gray",
     '{"images": [{"input": "a.png", "output": "b.JPEG"}]}': "?format=jpeg",
@@ -454,9 +571,38 @@ REFUSED = {
     "http://localhost/v1/image?op=gray&precise=perhaps": 'precise: expected true or false, came "perhaps"',
     "http://localhost/v1/image?op=gray&format=auto": 'format: expected one of jpeg, png, webp',
     "http://localhost/v1/image?op=gray&qualty=80": 'came "qualty"',
-    "falconimg process request.json": "Expected operations or options of the output, came none of them.",
+    "falconimg process request.json": "Expected the request that is in request.json itself",
+    "falconimg process request.json --op gray": "Expected the request that is in request.json itself",
+    "falconimg process a.jpg -o out/": "Expected operations or options of the output, came none of them.",
+    "falconimg process a.jpg -o out/ --op gray --sepia 5": 'came "--sepia"',
+    "falconimg process a.jpg -o out/ --op gray -s5": 'came "-s"',
+    "falconimg process a.jpg -o out/ --op": "--op: expected a value, came none",
+    "falconimg process a.jpg -o out/ --op gray --precise=1": '--precise: expected no value, came "1"',
+    "falconimg process a.jpg -o out/ --op gray\nfalconimg process b.jpg -o out/ --op split":
+        "Expected one recipe for all images, came 2.",
+    "falconimg process a.jpg -o out/ --op resise=0.5": 'came "resise"',
+    '["gray", "resize=500"]': "resize: ",
+    '[{"op": "resise", "factor": 0.5}]': 'came "resise"',
+    '[{"op": "resize", "factor": "0.5"}]': 'resize: factor: expected a number, came "0.5"',
+    '[{"op": "resize", "faktor": 0.5}]': 'came "faktor"',
     "falconimg process a.png -o out/ -f xyz": '-f: expected one of jpeg, png, webp',
 }  # fmt: skip
+
+
+def test_every_option_of_the_command_line_is_known(page: Page) -> None:
+    import click
+
+    from falconimg.cli import process
+
+    values = {"-f": "png", "-q": "80", "--op": "gray", "--background": "fff", "--metadata": "keep"}
+    options = [option for option in process.params if isinstance(option, click.Option)]
+    words = [
+        name if option.is_flag else f"{name} {values.get(option.opts[0], 'x.png')}"
+        for option in options
+        for name in option.opts
+    ]
+    paste(page, f"falconimg process a.png {' '.join(words)}")
+    assert page.all("dialog") == [], page.one("dialog").text
 
 
 def test_what_is_no_whole_recipe_is_refused_and_the_one_before_stays(page: Page) -> None:
@@ -479,9 +625,12 @@ def test_the_json_for_a_picture_without_an_extension_makes_its_own_format(page: 
 
 
 def paste(page: Page, text: str) -> None:
+    """Paste a recipe, and wait until it is taken or refused."""
+    page.wait(lambda: not page.all("dialog"))
     page.button("Paste recipe…").click()
     page.js("arguments[0].value = arguments[1]", page.one("#pasted"), text)
     page.button("Use it").click()
+    page.wait(lambda: page.js("return !document.querySelector('dialog :is(#paste-problem[hidden])')"))
 
 
 def test_where_the_server_wants_a_token_the_page_asks_for_it(new: Page, tmp_path: Path) -> None:
@@ -489,9 +638,13 @@ def test_where_the_server_wants_a_token_the_page_asks_for_it(new: Page, tmp_path
     with serving(tmp_path, token=right) as server:
         page.open(f"http://127.0.0.1:{server.port}/")
         page.give(("a.png", encoded(noise(4, 6))))
+        page.set("Token", "a-token-of-16-characterś")
+        page.button("Unlock").click()
+        assert page.one("#token-problem").text.startswith("A token has only letters A to Z")
         page.set("Token", "another-of-16-characters")
         page.button("Unlock").click()
         page.wait(lambda: page.one("#token").is_displayed() and not page.all("[aria-busy]"))
+        assert not page.one("#token-problem").is_displayed()
         assert page.all(".shot") == []
         page.one("#token").send_keys(f"{right}\n")
         page.there(".shot")
@@ -507,10 +660,14 @@ def test_where_the_server_wants_a_token_the_page_asks_for_it(new: Page, tmp_path
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(page: Page, scheme: str, width: int) -> None:
     page.media(scheme, width)
     assert page.axe() == []
-    page.give(("a.png", encoded(smooth(300, 400))), ("no-picture-but-a-very-long-name" * 3 + ".txt", b"hello"))
+    page.give(
+        ("IMG_20261201_123456_holiday_in_norway_edited_final.jpg", encoded(smooth(300, 400))),
+        ("no-picture-but-a-very-long-name" * 3 + ".txt", b"hello"),
+    )
     page.add("Split", "Resize", "Crop", "Rotate", "Tile", "Flip", "Gray", "Blur")
     page.one("summary").click()
     paste(page, json.dumps([*RECIPE, "nonsense"]))
+    page.button("Close", "dialog").click()
     paste(page, json.dumps(RECIPE))
     page.settle()
     for name, opened in ((None, "main"), ("Copy recipe…", "#shared"), ("Paste recipe…", "#pasted"),
@@ -519,10 +676,9 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(page: Page, sche
             (page.all(".shot")[0] if name == "shot" else page.button(name)).click()
         page.there(opened)
         assert page.axe() == [], opened
-        wider = (
-            "return [...document.querySelectorAll('html, #files')].filter((e) => e.scrollWidth > e.clientWidth).length"
-        )
-        assert page.js(wider) == 0, opened
+        wider = """return [...document.querySelectorAll('html, #files, #status, dialog')]
+          .filter((element) => element.scrollWidth > element.clientWidth).map((element) => element.outerHTML)"""
+        assert page.js(wider) == [], opened
         if name:
             page.button("Close", "dialog").click()
 
@@ -597,6 +753,15 @@ def test_a_file_that_is_no_picture_says_so_and_its_neighbours_are_made(page: Pag
     assert page.status().startswith("hello.png: ")
     page.give(("a.png", encoded(noise(4, 6))))
     assert "no format" in page.one("[aria-label='hello.png'] .problem").text
+    assert "Try again" not in page.one("#results").text  # it would not help
+    assert page.sizes() == [(6, 4)]
+    page.cdp("Network.enable")
+    page.cdp("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    page.add("Gray")
+    assert "The server does not answer." in page.one("[aria-label='a.png'] .problem").text
+    page.cdp("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    page.button("Try again", "[aria-label='a.png']").click()
+    page.settle()
     assert page.sizes() == [(6, 4)]
 
 
@@ -718,6 +883,8 @@ def test_the_page_shows_a_job_s_progress_and_cancels_and_retries_it(new: Page, s
         page.wait(lambda: page.js(words) == "queued: 0 of 3 images")
         make()
         page.wait(lambda: page.js(words) == "running: 1 of 3 images, 1 failed")
+        assert page.one(".job code").text == id_
+        page.wait(lambda: page.one(".job").text.count("nix.png: The image does not exist"))
         make()
         page.wait(lambda: page.js("return document.querySelector('.job progress').value") == 2)
         assert page.axe() == []
@@ -725,6 +892,7 @@ def test_the_page_shows_a_job_s_progress_and_cancels_and_retries_it(new: Page, s
         page.wait(lambda: page.js(words) == "cancelled: 3 of 3 images, 1 failed, 1 cancelled")
         page.one(".job button[aria-label^=Retry]").click()
         page.wait(lambda: page.js(words) == "queued: 2 of 3 images, 1 cancelled")
+        page.wait(lambda: "does not exist" not in page.one(".job").text)
         assert ledger.job(id_)["state"] == "queued"
         assert [fault for fault in page.faults() if "favicon" not in fault] == []
     finally:

@@ -78,13 +78,12 @@ function add(files) {
 function changed() {
   find("welcome").hidden = Boolean(pictures.length);
   const ready = pictures.flatMap((picture) => picture.results);
-  find("all").disabled = !ready.length;
+  find("all").disabled = !ready.length || pictures.some((picture) => picture.busy);
   find("all").textContent = ready.length > 1 ? `Download all ${ready.length} as a zip` : "Download all as a zip";
 }
 
 /** @param {File} file @param {any} error */
 function refused(file, error) {
-  changed();
   if (error.status !== 401) return say(`${file.name}: ${error.message}`);
   find("unlock").hidden = false;
   find("token").focus();
@@ -124,9 +123,11 @@ async function share() {
 function paste() {
   const text = h("textarea", { id: "pasted", rows: 10, spellcheck: false, "aria-describedby": "paste-problem" });
   const problem = h("p", { id: "paste-problem", role: "alert", class: "problem", hidden: true });
-  const use = button("Use it", () => {
+  const use = button("Use it", async () => {
     try {
       const { steps, output } = parse(text.value, registry, openapi, options, about.formats);
+      await server.check(steps.map((step) => registry.write(step)), output);
+      if (!dialog.open) return;
       recipe.set(steps, output);
       say(`${plural(steps.length, "step")} taken.`);
       dialog.close();
@@ -150,7 +151,11 @@ find("copy").addEventListener("click", share);
 find("paste").addEventListener("click", paste);
 find("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
-  server.token = find("token").value.trim();
+  const token = find("token").value.trim(), right = /^[\w.~+/-]+=*$/.test(token); // RFC 6750, 2.1
+  find("token-problem").hidden = right;
+  find("token").setAttribute("aria-invalid", String(!right));
+  if (!right) return find("token").focus();
+  server.token = token;
   find("unlock").hidden = true;
   find("token").value = "";
   run();

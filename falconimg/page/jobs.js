@@ -5,6 +5,7 @@ import { button, find, h, plural, say } from "./dom.js";
 
 const PERIOD = 1000; // milliseconds from look to look while the list is open
 const SHOWN = 10;
+const LOOKED_AT = 100; // so many of its images, for the reason why one failed
 const OPEN = ["queued", "running"];
 
 /** @param {Job} job */
@@ -59,6 +60,15 @@ export class Jobs {
     }
   }
 
+  /** Say why the first of a job's images failed, if it is among those that are looked at. @param {string} id @param {number} failed @param {any} reason */
+  async #why(id, failed, reason) {
+    const none = { images: [] };
+    const { images } = failed ? await this.server.json(`v1/jobs/${id}?limit=${LOOKED_AT}`).catch(() => none) : none;
+    const first = images.find((/** @type {any} */ image) => image.error && image.status === "failed");
+    reason.hidden = !first;
+    reason.textContent = first ? `${first.input}: ${first.error.title}: ${first.error.detail}` : "";
+  }
+
   /** @param {Job} job */
   #row({ id, created }) {
     const name = `Job of ${new Date(created * 1000).toLocaleTimeString()}`;
@@ -75,8 +85,13 @@ export class Jobs {
         this.look();
       }, { "aria-label": `${text}: ${name}`, class: "quiet" });
     const cancel = act("Cancel", "DELETE", `v1/jobs/${id}`), retry = act("Retry", "POST", `v1/jobs/${id}/retry`);
-    const item = h("li", { class: "job", title: id }, h("span", { class: "row" }, h("span", { class: "grow" }, name), cancel, retry), bar, words);
+    const reason = h("p", { class: "problem", hidden: true });
+    const item = h("li", { class: "job" }, h("span", { class: "row" }, h("span", { class: "grow" }, name), cancel, retry),
+      h("code", {}, id), bar, words, reason);
+    let failed = 0;
     const update = (/** @type {Job} */ now) => {
+      if (now.failed !== failed && (reason.hidden || !now.failed)) this.#why(id, now.failed, reason);
+      failed = now.failed;
       bar.max = now.total;
       bar.value = ended(now);
       const counts = ["failed", "cancelled"].filter((key) => now[key]).map((key) => `, ${now[key]} ${key}`).join("");

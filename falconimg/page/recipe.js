@@ -1,6 +1,6 @@
 /** The recipe: its steps and how results are encoded, with their controls. */
 import { button, find, h, say } from "./dom.js";
-import { usual, worded } from "./schema.js";
+import { beyond, usual, worded } from "./schema.js";
 
 /**
  * @typedef {import("./schema.js").Step} Step
@@ -64,20 +64,32 @@ function control(id, key, schema, get, set, optional) {
   const [from, to, step] = schema["x-slider"] ?? (high - low <= 1000 ? [low, high, 1] : []);
   const number = h("input", {
     type: "number", id, min: low, max: high, step: type === "integer" ? 1 : "any", inputMode: "decimal",
-    placeholder: optional ? "auto" : "",
+    placeholder: optional ? "auto" : "", "aria-describedby": `${id}-fault`,
     onchange: () => (number.value === "" && !optional ? (number.value = now()) : put(number.value === "" ? "" : Number(number.value))),
   });
   const slider = step && h("input", {
     type: "range", min: from, max: to, step, "aria-label": `${name}, slider`,
-    oninput: () => (number.value = slider.value),
+    oninput: () => {
+      number.value = slider.value;
+      slider.setAttribute("aria-valuetext", slider.value);
+      slider.classList.remove("unset");
+    },
     onchange: () => put(Number(slider.value)),
   });
   const unit = schema["x-unit"] && h("span", { class: "unit" }, schema["x-unit"]);
+  const fault = h("p", { id: `${id}-fault`, class: "fault", role: "alert", hidden: true });
   return {
-    element: h("div", { class: "field" }, h("div", { class: "row" }, label, number, unit), slider),
+    element: h("div", { class: "field" }, h("div", { class: "row" }, label, number, unit), slider, fault),
     sync: () => {
-      number.value = now();
-      if (slider) slider.value = now() === "" ? to : now();
+      const value = now(), open = value === "";
+      number.value = value;
+      fault.textContent = open ? "" : beyond(schema, value);
+      fault.hidden = !fault.textContent;
+      number.setAttribute("aria-invalid", String(!fault.hidden));
+      if (!slider) return;
+      slider.value = open ? schema["x-usual"] ?? (from + to) / 2 : value;
+      slider.classList.toggle("unset", open && !schema["x-usual"]);
+      slider.setAttribute("aria-valuetext", open ? "auto" : String(value));
     },
   };
 }
@@ -93,6 +105,7 @@ export class Recipe {
   #controls = [];
   #shape = "";
   #dragged = -1;
+  #added = Promise.resolve();
 
   /**
    * @param {import("./schema.js").Registry} registry @param {Record<string, any>} options schemas of the output's options
@@ -139,7 +152,13 @@ export class Recipe {
     this.onchange();
   }
 
-  async #add(operation) {
+  /** Add a step, behind those that were asked for before: one that is to have a picture's size waits for it. */
+  #add(operation) {
+    const add = () => this.#append(operation);
+    this.#added = this.#added.then(add, add);
+  }
+
+  async #append(operation) {
     const step = operation.make(operation.forms[0]);
     const size = operation.frame && (await this.pictures.size(this.steps));
     if (size) // the middle of the picture
@@ -191,7 +210,8 @@ export class Recipe {
     const choice = { title: "Format", enum: ["", ...formats.map(([name]) => name)],
                      "x-labels": ["as it came", ...formats.map(([name]) => name.toUpperCase())], "x-start": "" };
     const about = this.formats[format];
-    const shown = { format: choice, ...(format && !about?.quality ? { ...this.options, quality: null } : this.options) };
+    const quality = format && !about?.quality ? null : { ...this.options.quality, "x-usual": about?.quality };
+    const shown = { format: choice, ...this.options, quality };
     const fields = Object.entries(shown).filter(([, schema]) => schema).map(([key, schema]) =>
       this.#control(`output-${key}`, key, schema, () => this.output[key], (value) => {
         if (value === undefined) delete this.output[key];

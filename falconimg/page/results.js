@@ -73,10 +73,10 @@ export class Picture {
 
   /**
    * @param {File} file @param {import("./server.js").Server} server @param {import("./schema.js").Registry} registry
-   * @param {(error: any) => void} onrefused @param {() => void} onresults
+   * @param {(error: any) => void} onrefused @param {() => void} onchange told when results come, go or turn stale
    */
-  constructor(file, server, registry, onrefused, onresults) {
-    Object.assign(this, { file, server, registry, onrefused, onresults });
+  constructor(file, server, registry, onrefused, onchange) {
+    Object.assign(this, { file, server, registry, onrefused, onchange });
     this.figures = h("p", { class: "figures" });
     this.download = button("Download zip", () => this.#save(), { class: "quiet", hidden: true, "aria-label": `Download zip: ${file.name}` });
     this.body = h("div", { class: "body" });
@@ -106,17 +106,29 @@ export class Picture {
   async run(recipe, options, anyway = false) {
     this.#controller.abort();
     const { signal } = (this.#controller = new AbortController());
-    this.element.setAttribute("aria-busy", "true");
+    this.#setBusy(true);
     try {
       await inTurn(signal, () => this.#run(recipe, options, anyway, signal));
     } catch (error) {
       if (signal.aborted) return;
       this.#clear();
-      this.body.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message),
-        button("Try again", () => this.run(recipe, options, anyway)));
+      const again = (error.passing ?? true) && button("Try again", () => this.run(recipe, options, anyway));
+      this.body.append(h("p", { class: "problem", role: "alert" }, error.message), ...(again ? [again] : []));
       this.onrefused(error);
     }
-    if (!signal.aborted) this.element.removeAttribute("aria-busy");
+    if (!signal.aborted) this.#setBusy(false);
+  }
+
+  /** Whether what is shown is of an older recipe. */
+  get busy() {
+    return this.element.hasAttribute("aria-busy");
+  }
+
+  #setBusy(/** @type {boolean} */ busy) {
+    if (busy) this.element.setAttribute("aria-busy", "true");
+    else this.element.removeAttribute("aria-busy");
+    this.download.disabled = busy;
+    this.onchange();
   }
 
   async #run(recipe, options, anyway, signal) {
@@ -133,6 +145,7 @@ export class Picture {
     const { blobs, archive, ms } = await this.server.make(this.file, steps, options, signal);
     if (blobs.length !== outputs.length) throw new Error(`Expected ${outputs.length} results, came ${blobs.length}.`);
     const cuts = outputs.length > 1 ? await this.#cuts(recipe, steps) : [];
+    const levels = await Promise.all(cuts.map((index) => this.#around(steps, index)));
     signal.throwIfAborted();
     const results = outputs.map(({ path, width, height, format }, i) => ({
       name: path.split("/").pop() ?? path, width, height,
@@ -147,38 +160,45 @@ export class Picture {
     this.#clear();
     Object.assign(this, { results, archive });
     this.#addresses = addresses;
-    this.#show(layout(cuts), ms, notes, recipe);
+    this.#show(layout(levels), ms, notes, recipe, cuts);
     const { width, height } = (await this.sizes([])).outputs[0];
     const total = bytes(results.reduce((sum, one) => sum + one.blob.size, 0));
     const together = results.length > 1 ? "made together in " : "";
     this.figures.textContent = `${width} × ${height} px, ${bytes(this.file.size)} → ${plural(results.length, "result")}, ${total}, ${together}${time(ms)}`;
     say(`${this.file.name}: ${plural(results.length, "result")} in ${time(ms)}.`);
-    this.onresults();
   }
 
-  /** The sizes before and after each step that cuts. */
+  /** The sizes before and after a step. @param {string[]} steps @param {number} index @returns {Promise<[Size[], Size[]]>} */
+  async #around(steps, index) {
+    const [before, after] = await Promise.all([index, index + 1].map((end) => this.sizes(steps.slice(0, end))));
+    return [before.outputs, after.outputs];
+  }
+
+  /** The places of the steps that cut: of a name that the registry does not know (an alias, say) the sizes tell. */
   async #cuts(recipe, steps) {
-    const cutting = recipe.flatMap((step, index) => (this.registry.of(step)?.several ? [index] : []));
-    return Promise.all(cutting.map(async (index) => {
-      const [wholes, parts] = await Promise.all([this.sizes(steps.slice(0, index)), this.sizes(steps.slice(0, index + 1))]);
-      return [wholes.outputs, parts.outputs];
+    const cut = await Promise.all(recipe.map(async (/** @type {any} */ step, /** @type {number} */ index) => {
+      const operation = this.registry.of(step);
+      if (operation) return operation.several;
+      const [before, after] = await this.#around(steps, index);
+      return after.length > before.length;
     }));
+    return cut.flatMap((one, index) => (one ? [index] : []));
   }
 
   /**
    * What a result is compared with: the picture after those steps alone that cut, and those that they need. So a
    * quadrant is seen beside itself.
    */
-  async #part(recipe, index) {
+  async #part(recipe, cut, index) {
     const of = (/** @type {any} */ step) => this.registry.of(step);
-    const cuts = (/** @type {any} */ step) => of(step)?.several || of(step)?.frame;
+    const cuts = (/** @type {any} */ step, /** @type {number} */ i) => cut.includes(i) || of(step)?.frame;
     const prefix = recipe.slice(0, recipe.findLastIndex(cuts) + 1);
     if (!prefix.length) return this.before();
     const steps = prefix.map((/** @type {any} */ step) => this.registry.write(step));
-    const fixed = prefix.every((/** @type {any} */ step) => !cuts(step) || of(step).fixed);
+    const fixed = prefix.every((/** @type {any} */ step, /** @type {number} */ i) => !cuts(step, i) || of(step)?.fixed);
     const needed = [];
     for (const [i, step] of prefix.entries()) {
-      const sizes = () => Promise.all([i, i + 1].map(async (end) => JSON.stringify((await this.sizes(steps.slice(0, end))).outputs)));
+      const sizes = async () => (await this.#around(steps, i)).map((outputs) => JSON.stringify(outputs));
       // where a cut goes by pixels, a step before it may only be left out if it keeps the size
       const spare = of(step)?.still(step) && (fixed || new Set(await sizes()).size === 1);
       if (!spare) needed.push(steps[i]);
@@ -189,7 +209,7 @@ export class Picture {
     return address;
   }
 
-  #show(tree, ms, notes, recipe) {
+  #show(tree, ms, notes, recipe, cuts) {
     const spent = this.results.length > 1 ? [] : [time(ms)]; // of those that were made together no one's own is known
     const figure = (/** @type {number} */ index) => {
       const { name, width, height, blob } = this.results[index];
@@ -197,7 +217,7 @@ export class Picture {
       const image = h("img", { src: this.#addresses[index], alt: name, width, height, loading: index > 40 ? "lazy" : "eager" });
       const open = () => compare({
         name, words, width, height, blob, after: this.#addresses[index],
-        before: () => this.#part(recipe, index),
+        before: () => this.#part(recipe, cuts, index),
       });
       return h("figure", { "data-name": name },
         h("button", { type: "button", class: "shot", onclick: open, "aria-label": `Compare ${name}, ${words}`, title: `${name}: ${words}` }, image),

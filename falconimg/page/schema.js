@@ -29,6 +29,14 @@ export const usual = (schema) => schema["x-start"] ?? schema.default;
 /** The value that a form starts with. @param {any} schema */
 export const start = (schema) => schema["x-start"] ?? schema.enum?.[0] ?? schema.minimum ?? "";
 
+/** What is wrong with a number by its bounds, in words; nothing if it keeps them. @param {any} schema @param {number} value */
+export function beyond({ type, minimum: low = -Infinity, exclusiveMinimum: over = -Infinity, maximum: high = Infinity }, value) {
+  const whole = type === "integer";
+  if (value >= low && value > over && value <= high && (!whole || Number.isInteger(value))) return "";
+  const bounds = over > low ? `over ${over} and at most ${high}` : `from ${low} to ${high}`;
+  return `Expected a ${whole ? "whole " : ""}number ${bounds}.`;
+}
+
 const NUMBERS = { integer: "[+-]?\\d+", number: "[+-]?\\d+(?:\\.\\d+)?(?:[eE][+-]?\\d+)?" };
 
 export class Operation {

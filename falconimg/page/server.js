@@ -3,10 +3,15 @@ import { unzip } from "./zip.js";
 
 /** The server's refusal, in its own words (RFC 9457). */
 export class Refused extends Error {
-  /** @param {number} status @param {string} message */
-  constructor(status, message) {
+  /** @param {number} status @param {string} message @param {string} [type] the problem's */
+  constructor(status, message, type) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, type });
+  }
+
+  /** Whether the same may be answered otherwise the next time: the fault is not in the picture or the request. */
+  get passing() {
+    return this.status === 0 || this.status >= 500 || [408, 429].includes(this.status);
   }
 }
 
@@ -46,7 +51,7 @@ export class Server {
     const failed = problem.images?.[0]?.error;
     const places = (problem.errors ?? []).map((/** @type {any} */ place) => place.detail);
     const words = failed ? [failed.title, failed.detail] : [problem.title ?? `Status ${answer.status}`, ...(places.length ? places : [problem.detail])];
-    throw new Refused(answer.status, words.filter(Boolean).join(": "));
+    throw new Refused(answer.status, words.filter(Boolean).join(": "), problem.type);
   }
 
   /** @param {string} path */
@@ -76,6 +81,19 @@ export class Server {
     const [{ outputs, notes = [], error }] = report.images;
     if (error) throw new Refused(422, `${error.title}: ${error.detail}`);
     return { outputs, notes };
+  }
+
+  /**
+   * Throws what the server has against a recipe, whatever the picture is. Where it does not judge it now (it is busy,
+   * say, or wants a token) nothing is thrown: the pictures tell.
+   * @param {string[]} steps @param {Record<string, any>} options
+   */
+  async check(steps, options) {
+    try {
+      await this.plan(await blank(), steps, options);
+    } catch (error) {
+      if (error.type === "/problems/request") throw error;
+    }
   }
 
   /**
@@ -120,4 +138,11 @@ async function decodes(blob) {
   } finally {
     URL.revokeObjectURL(image.src);
   }
+}
+
+/** A picture of nothing, large enough for most steps. @returns {Promise<Blob>} */
+function blank() {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 1000;
+  return new Promise((resolve) => canvas.toBlob(/** @type {any} */ (resolve)));
 }

@@ -19,6 +19,7 @@ export async function compare({ name, words, width, height, blob, after, before 
   const cut = (/** @type {number} */ percent) => {
     split.value = percent;
     now.style.clipPath = `inset(0 0 0 ${percent}%)`;
+    old.style.clipPath = `inset(0 ${100 - percent}% 0 0)`; // it would be seen through what is transparent
     line.style.left = `${percent}%`;
   };
   const scale = (/** @type {number} */ factor) => {
