@@ -16,10 +16,22 @@ from typing import Any, TextIO
 from falconimg.settings import Settings
 
 BARE = re.compile(r"[!#-&(-<>-\[\]-~]+")  # what needs no quotes: ASCII that is printed, without space " ' = and \
+SECRETS = (
+    re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?]+(?=@)", re.DOTALL),
+    re.compile(r"^(https?://[^?]*\?).+", re.DOTALL | re.IGNORECASE),
+)
+"""After the first group: the user of an address; the query of one of the web (a key of s3:// may have a `?`)."""
 LINES = logging.getLogger("falconimg")
 
 about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))
 """What each line has besides: the id of the request that is answered, or the job and the number of the image."""
+
+
+def redacted(path: str) -> str:
+    """An address with dots for its user, with the password, and for its query, which may be a signature."""
+    for secret in SECRETS:
+        path = secret.sub(r"\1...", path)
+    return path
 
 
 class Logger:

@@ -6,9 +6,11 @@ A name is resolved once. Were it resolved again for the connection, it could lea
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
@@ -38,8 +40,15 @@ class Target(NamedTuple):
     @property
     def authority(self) -> str:
         """The Host header's value (RFC 9110, 7.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+        return self._name if self.port == PORTS[self.scheme] else f"{self._name}:{self.port}"
+
+    def is_one_of(self, hosts: Collection[str]) -> bool:
+        """Whether one of them names it, with its port or without any; IPv6 is in brackets, as in a URL."""
+        return self._name in hosts or f"{self._name}:{self.port}" in hosts
+
+    @property
+    def _name(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def target(url: str) -> Target:
@@ -61,21 +70,20 @@ def target(url: str) -> Target:
     return Target(parts.scheme, parts.hostname.lower(), port or PORTS[parts.scheme], path)
 
 
-def addresses(host: str, port: int, private: Collection[str]) -> list[str]:
+def addresses(where: Target, private: Collection[str]) -> list[str]:
     """The IP addresses of a host, all of which are public unless it is one of `private`.
 
     Raises:
         Refused: one is not, or there is none
     """
     try:
-        found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        found = [str(info[4][0]) for info in socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
-        raise Refused(f"expected a host that has an address, came {host[:100]!a}") from None
+        raise Refused(f"expected a host that has an address, came {where.host[:100]!a}") from None
     for each in found:
-        if host not in private and not _is_public(each):
-            raise Refused(
-                f"expected a host at public addresses, or one that FALCONIMG_PRIVATE_HOSTS names, came {host[:100]!a}"
-            )
+        if not where.is_one_of(private) and not _is_public(each):
+            expected = "a host at public addresses, or one that FALCONIMG_PRIVATE_HOSTS names"
+            raise Refused(f"expected {expected}, came {where.host[:100]!a}")
     return list(dict.fromkeys(found))
 
 
@@ -98,50 +106,64 @@ class Connection(HTTPConnection):
     def __init__(self, where: Target, private: Collection[str], seconds: float) -> None:
         super().__init__(where.host, where.port, timeout=seconds)
         self.where = where
+        self._seconds, self._end = seconds, math.inf  # the end is monotonic time
         self._cut: socket.socket | None = None  # the same connection, to be ended by another thread
-        self.found = addresses(where.host, where.port, private)
+        self.found = addresses(where, private)
 
     def connect(self) -> None:
-        """Connect to the first that answers."""
-        for number, address in enumerate(self.found, 1):
+        """Connect to the first that answers; those before it leave the others their share of the time.
+
+        Raises:
+            TimeoutError: it is over
+        """
+        for others in reversed(range(len(self.found))):
+            share = self._left() / (others + 1)
             try:
-                connected = socket.create_connection((address, self.port), self.timeout)
+                self.sock = socket.create_connection((self.found[-1 - others], self.port), min(self._seconds, share))
                 break
             except OSError:
-                if number == len(self.found):
+                if not others:
                     raise
-        self._cut = connected.dup()
+        self.sock.settimeout(self._seconds)
+        self._cut = self.sock.dup()
+        self._left()  # at its end there may have been nothing to cut yet
         if self.where.scheme == "https":
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=self.where.host)
-        self.sock = connected
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.where.host)
+
+    def _left(self) -> float:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("expected it within its time")
+        return left
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """End it when so many seconds are over, whatever still comes: a timeout counts from one byte to the next.
+        """Connect, send and receive in so many seconds, whatever still comes: a timeout is from one byte to the next.
+
+        The name was looked up before, in what time the system's resolver takes.
 
         Raises:
-            TimeoutError: they are
+            TimeoutError: they are over
         """
-        over = threading.Event()
+        self._end = time.monotonic() + seconds
 
-        def end() -> None:
-            over.set()
+        def cut() -> None:
             if self._cut:
                 with suppress(OSError):
                     self._cut.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(seconds, end)
+        timer = threading.Timer(seconds, cut)
         timer.daemon = True
         timer.start()
         try:
             yield
         except (OSError, HTTPException):
-            if not over.is_set():
+            if time.monotonic() < self._end:
                 raise
         finally:
             timer.cancel()
             self.close()
             if self._cut:
                 self._cut.close()
-        if over.is_set():
+        if time.monotonic() >= self._end:
             raise TimeoutError(f"expected all of it within {seconds:g} seconds")

@@ -357,7 +357,7 @@ class Pipeline:
         begun.wait(min(seconds, 1))
         for future, turn in begun.hanging():
             turn.error = TimedOut(f"{self._time(turn)}, and a step of it does not return")
-            log.logger.error("image_hangs", input=turn.image.input)
+            log.logger.error("image_hangs", input=log.redacted(turn.image.input))
             self.threads.replace(future)
             begun.let_go(future)
         if monotonic() > self.stop_at:
@@ -418,7 +418,7 @@ class Pipeline:
         except MemoryError:
             turn.error = OutOfMemory("there was no memory for it")
         except Exception:  # noqa: BLE001  (a fault of ours in one image must not lose its neighbours' report)
-            log.logger.exception("image_unforeseen", input=turn.image.input)
+            log.logger.exception("image_unforeseen", input=log.redacted(turn.image.input))
             turn.error = Problem("unforeseen; the server's log has it under this request's id")
 
     @contextmanager
@@ -553,7 +553,9 @@ class Pipeline:
         stages = turn.stages.seconds()
         outcome = Outcome(image.index, image.input, "done", ms, turn.outputs, tuple(turn.notes), stages=stages)
         if problem:
-            log.logger.warning("image_failed", input=image.input, type=problem.type, detail=problem.detail)
+            log.logger.warning(
+                "image_failed", input=log.redacted(image.input), type=problem.type, detail=problem.detail
+            )
             return replace(outcome, status="failed", error=Fault(problem.type, problem.title, problem.detail))
         if job.dry_run and turn.work:
             planned = tuple(

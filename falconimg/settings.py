@@ -98,6 +98,12 @@ def _hosts(text: str) -> tuple[str, ...]:
     return names
 
 
+def _hosts_and_ports(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    _hosts(",".join(re.sub(r":[1-9][0-9]{0,4}\Z", "", name) for name in names))
+    return names
+
+
 def _formats(text: str) -> tuple[str, ...]:
     names = tuple(part.strip().lower() for part in text.split(","))
     if not all(re.fullmatch(r"[a-z0-9]+", name, re.ASCII) for name in names):
@@ -237,6 +243,7 @@ def _place(default: Path | None, shown: str, help_: str) -> Any:
 
 
 STORES = "addresses like s3://bucket or s3://bucket/prefix/ (3 to 63 characters a bucket), separated by commas"
+HOSTS = "names separated by commas, each with a port or for all of them"
 ON_OFF = {"on": True, "off": False}
 UPLOADS = 32  # an upload is at most one of so many parts of the memory: copies of it, and others beside it
 LEVELS = ("debug", "info", "warning", "error")
@@ -292,7 +299,7 @@ class Settings:
         (), _stores, STORES, "the same for outputs alone", "those of FALCONIMG_STORES"
     )
     http_hosts: tuple[str, ...] = _row(
-        (), _hosts, "names separated by commas", "hosts of which files may be inputs by http:// and https://", "none"
+        (), _hosts_and_ports, HOSTS, "hosts of which files may be inputs by http:// and https://", "none"
     )
     s3_credentials: str = _secret(
         _credentials, "ID:SECRET or ID:SECRET:TOKEN", "of s3://, where AWS's own variables do not say them", ""
@@ -334,7 +341,7 @@ class Settings:
         "",
     )  # fmt: skip
     private_hosts: tuple[str, ...] = _row(
-        (), _hosts, "names separated by commas", "hosts of webhooks and inputs whose addresses may be private", "none"
+        (), _hosts_and_ports, HOSTS, "hosts of webhooks and inputs whose addresses may be private", "none"
     )
     max_body: int = _count(10 * 10**6, 1, 10**9, "bytes of a JSON body")
     max_json_depth: int = _count(32, 4, 100, "levels of nesting in a JSON body")

@@ -81,7 +81,7 @@ def image(outcome: Outcome, begun: float, stages: Stages) -> None:
     def clock(moment: float) -> int:
         return now - int((at - moment) * 1e9)
 
-    told = {"falconimg.input": outcome.input, "falconimg.verdict": outcome.status}
+    told = {"falconimg.input": log.redacted(outcome.input), "falconimg.verdict": outcome.status}
     span = _tracer.start_span("image", _parent.get(), start_time=clock(begun), attributes=told)
     for name, (first, seconds) in list(stages.spent.items()):
         _tracer.start_span(name, set_span_in_context(span), start_time=clock(first)).end(clock(first + seconds))

@@ -15,29 +15,29 @@ from tests import services
 BUCKET = "pictures"
 
 
-def made(service: services.Service) -> Callable[[], Objects]:
+def made(service: services.Service) -> Callable[..., Objects]:
     """Makes stores in a new bucket of that server."""
     numbers = itertools.count()
     settings = {name.removeprefix("AWS_").lower(): value for name, value in services.s3(service).items()}
     settings["endpoint"] = settings.pop("endpoint_url")
     services.make_bucket(service, BUCKET)
 
-    def make() -> Objects:
-        base = f"s3://{BUCKET}/{next(numbers)}/"
+    def make(bucket: str = BUCKET) -> Objects:
+        base = f"s3://{bucket}/{next(numbers)}/"
         return Objects(base, partial(objects.bucket, base, settings))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def in_moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Objects]]:
+def in_moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Objects]]:
     """Stores in moto."""
     with services.moto(tmp_path_factory.mktemp("moto")) as service:
         yield made(service)
 
 
 @pytest.fixture(scope="session")
-def in_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Objects]]:
+def in_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Objects]]:
     """Stores in SeaweedFS."""
     with services.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as service:
         yield made(service)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
 from obstore.store import MemoryStore
 
 from falconimg import errors
+from falconimg.job import IfExists
 from falconimg.jobs import submission
 from falconimg.jobs.ledger import Ledger
 from falconimg.settings import Settings
@@ -31,6 +32,7 @@ from tests.serving import serving, write
 from tests.test_jobs_server import ended, submit
 
 LIMIT = 100_000
+NO_BUCKET = "'a' could not be written: there is no such bucket"
 
 
 @pytest.fixture
@@ -127,6 +129,16 @@ def test_results_are_put_at_once_and_those_that_can_be_are(monkeypatch: pytest.M
         store.publish([File(name, name.encode()) for name in "abc"], "error")
     assert caught.value.written == ("a", "c")
     assert [store.exists(name) for name in "abc"] == [True, False, True]
+
+
+def test_a_put_that_finds_no_bucket_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lame(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("obstore.put", lame)
+    with pytest.raises(errors.NotWritten) as caught:
+        Objects("s3://b/", MemoryStore).publish([File("a", b"a")], "overwrite")
+    assert caught.value.detail == NO_BUCKET
 
 
 def test_of_two_results_of_one_name_the_first_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,9 +334,7 @@ def test_a_bucket_may_be_a_host_s_name(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.servers
-def test_wrong_credentials_and_a_bucket_that_is_not_there_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_wrong_credentials_and_a_server_that_is_gone_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "s3").mkdir()
     with services.seaweedfs(tmp_path / "s3") as service:
         make = made(service)
@@ -338,12 +348,26 @@ def test_wrong_credentials_and_a_bucket_that_is_not_there_are_said(
         with pytest.raises(errors.NotWritten, match="refuses these credentials") as caught:
             wrong.publish([File("b", b"b")], "overwrite")
         assert "a-secret" not in str(caught.value.__cause__)
-        settings["secret_access_key"] = services.SECRET
-        nowhere = Objects("s3://nowhere/", lambda: objects.bucket("s3://nowhere/", settings))
-        with pytest.raises((errors.Missing, errors.Unreadable)):
-            nowhere.read("a", LIMIT)
     with pytest.raises(errors.Unreadable, match="does not answer"):
         right.read("a", LIMIT)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["moto", "seaweedfs"])
+def test_what_is_in_a_bucket_that_is_not_there_is_missing(kind: str, request: pytest.FixtureRequest) -> None:
+    store = request.getfixturevalue(f"in_{kind}")("nowhere")
+    with pytest.raises(errors.Missing, match="'a': there is no such file"):
+        store.read("a", LIMIT)
+    assert not store.exists("a")
+
+
+@pytest.mark.servers
+def test_a_bucket_that_is_not_there_is_said_where_a_result_is_put(in_moto: Callable[..., Objects]) -> None:  # noqa: F811
+    """SeaweedFS makes it, if the credentials may."""
+    for if_exists in get_args(IfExists):
+        with pytest.raises(errors.NotWritten) as caught:
+            in_moto("nowhere").publish([File("a", b"a")], if_exists)
+        assert (caught.value.detail, caught.value.written) == (NO_BUCKET, ())
 
 
 @pytest.mark.servers
@@ -419,7 +443,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
         data = self.server.data
-        if self.path == "/moved.png":
+        if self.path.startswith("/moved.png"):
             self.send_response(302)
             self.send_header("Location", "/a.png")
             self.end_headers()
@@ -485,6 +509,15 @@ def test_a_web_server_that_sends_without_end_or_slowly_is_left(site: Site) -> No
     assert time.monotonic() - begun < 10
 
 
+def test_a_failure_to_read_from_a_web_server_does_not_repeat_what_signs_its_address(site: Site) -> None:
+    web = Web(["127.0.0.1"], ["127.0.0.1"], 5)
+    for name, problem in (("nix", errors.Missing), ("moved.png", errors.Unreadable), ("a.png", errors.TooLarge)):
+        with pytest.raises(problem) as caught:
+            web.read(f"{site.url}/{name}?X-Amz-Signature=SECRET", 10)
+        assert caught.value.detail.startswith(f"'{site.url}/{name}?...': ")
+        assert "SECRET" not in caught.value.detail
+
+
 def test_only_hosts_that_are_allowed_are_asked_and_only_at_public_addresses(site: Site) -> None:
     with pytest.raises(errors.Forbidden, match="FALCONIMG_HTTP_HOSTS"):
         Web(["example.com"], [], 5).check_input(f"{site.url}/a.png")
@@ -513,3 +546,13 @@ def test_web_servers_are_inputs_only_where_hosts_are_set(tmp_path: Path) -> None
         store.check_output("https://example.com/a.png")
     with pytest.raises(errors.InvalidRequest):
         opened(Settings(root=tmp_path)).check_input("https://example.com/a.png")
+
+
+def test_the_log_does_not_say_what_signs_an_address(serve: Serve, site: Site, capsys: Any) -> None:
+    server = serve(Routed(Memory(), {"http://": Web(["127.0.0.1"], ["127.0.0.1"], 5)}, {}))
+    address = f"{site.url}/nix?X-Amz-Signature=SECRET"
+    answer = server.process([{"input": address, "output": "c.png"}])
+    assert answer.json["images"][0]["input"] == address
+    said = capsys.readouterr().err
+    assert "image_failed" in said
+    assert "SECRET" not in said

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
-from falconimg import errors
+from falconimg import errors, log
 from falconimg.job import IfExists
 from falconimg.stores import File, Store, files, globs, paths
 from falconimg.stores.files import Files
@@ -346,6 +346,22 @@ def test_messages_are_short_and_hold_no_control_characters(rooted: Store) -> Non
             rooted.check_input(path)
         assert len(caught.value.detail) < 200
         assert caught.value.detail.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("http://host/a.jpg?X-Amz-Signature=SECRET", "http://host/a.jpg?..."),
+        ("HTTPS://me:SECRET@host:8080/@x/a@2x.png?a=b?\nSECRET", "HTTPS://...@host:8080/@x/a@2x.png?..."),
+        ("ftp://SECRET@host/a.png", "ftp://...@host/a.png"),
+        ("http://host/a@2x.png", "http://host/a@2x.png"),
+        ("s3://bucket/what?.png", "s3://bucket/what?.png"),
+        ("what?.png", "what?.png"),
+    ],
+)
+def test_messages_hold_no_user_or_query_of_an_address(path: str, said: str) -> None:
+    assert log.redacted(path) == said
+    assert paths.shown(path) == repr(said)
 
 
 def test_threads_publish_and_read_side_by_side(store: Store) -> None:

@@ -9,8 +9,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 
 from falconimg import outgoing
 from falconimg.errors import InvalidRequest
-from falconimg.jobs import webhooks
+from falconimg.jobs import webhooks, worker
 from falconimg.jobs.ledger import Ledger
 from falconimg.jobs.record import Item
 from falconimg.settings import Settings
@@ -83,6 +83,29 @@ def send(ledger: Ledger, settings: Settings = SETTINGS) -> int:
         webhooks.send(messages[0], ledger, settings)
         count += 1
     return count
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """The URL of one that answers a bit at a time, for three seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with suppress(OSError), listener.accept()[0] as client:
+                for _ in range(60):
+                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)  # it may wait for who never comes
+        thread.join(5)
+
+
+def two_addresses(patch: pytest.MonkeyPatch) -> None:
+    """Every host has one that the test answers for, and 127.0.0.1."""
+    patch.setattr(outgoing, "addresses", lambda *_: ["127.0.0.2", "127.0.0.1"])
 
 
 def test_a_message_says_what_happened_and_is_signed(ledger: Ledger, receiver: Receiver) -> None:
@@ -157,23 +180,62 @@ def test_a_receiver_that_is_not_there_is_tried_again(ledger: Ledger) -> None:
 def test_who_answers_a_byte_at_a_time_is_left_when_its_time_is_over(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def drip() -> None:
-            with listener.accept()[0] as client, suppress(OSError):
-                while True:
-                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    time.sleep(0.05)
-
-        thread = threading.Thread(target=drip)
-        thread.start()
+    with dripping() as url:
         monkeypatch.setattr(webhooks, "SECONDS", 0.5)
-        submitted(ledger, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        submitted(ledger, url)
         begun = time.monotonic()
-        assert send(ledger, Settings(webhook_key=KEY, private_hosts=("127.0.0.1",))) == 1
-        assert 0.4 < time.monotonic() - begun < 5
-        thread.join(20)
+        assert send(ledger) == 1
+        assert 0.4 < time.monotonic() - begun < 1
     assert ledger.waiting().late == 1
+
+
+def swallowed(seconds: float) -> None:
+    """What comes of an address that does not answer."""
+    time.sleep(seconds)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    "first",
+    [swallowed, lambda _: swallowed(0.6), lambda _: time.sleep(0.6)],
+    ids=["swallows", "fails late", "connects late"],
+)
+def test_the_time_is_over_though_it_ends_while_connecting(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, first: Callable[[float], None]
+) -> None:
+    real = socket.create_connection
+
+    def connect(where: Any, seconds: float) -> Any:
+        if where[0] == "127.0.0.2":
+            first(seconds)
+        return real(("127.0.0.1", where[1]), seconds)
+
+    with dripping() as url:
+        two_addresses(monkeypatch)
+        monkeypatch.setattr(socket, "create_connection", connect)
+        monkeypatch.setattr(webhooks, "SECONDS", 0.5)
+        submitted(ledger, url)
+        begun = time.monotonic()
+        assert send(ledger) == 1
+        assert 0.4 < time.monotonic() - begun < 1
+    assert ledger.waiting().late == 1
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    ledger: Ledger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.create_connection
+
+    def connect(where: Any, seconds: float) -> Any:
+        return swallowed(seconds) if where[0] == "127.0.0.2" else real(where, seconds)
+
+    two_addresses(monkeypatch)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(webhooks, "SECONDS", 0.5)
+    submitted(ledger, receiver.url)
+    assert send(ledger) == 1
+    assert len(receiver.came) == 1
+    assert ledger.waiting().late == 0
 
 
 def test_an_address_that_became_private_is_not_asked(ledger: Ledger, receiver: Receiver) -> None:
@@ -217,7 +279,7 @@ def test_one_private_address_of_several_is_enough(monkeypatch: pytest.MonkeyPatc
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)) for address in ("1.1.1.1", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(outgoing.Refused, match=r"FALCONIMG_PRIVATE_HOSTS names, came 'example\.com'"):
-        outgoing.addresses("example.com", 80, ())
+        outgoing.addresses(outgoing.target("http://example.com/"), ())
 
 
 def test_a_name_is_resolved_once_and_the_connection_goes_where_it_led(
@@ -269,3 +331,35 @@ def test_without_a_key_no_webhook_is_taken() -> None:
     with pytest.raises(InvalidRequest) as caught:
         webhooks.check("https://1.1.1.1/", Settings())
     assert "FALCONIMG_WEBHOOK_KEY is not set" in caught.value.places[0].detail
+
+
+def test_a_slow_receiver_keeps_no_other_waiting(
+    ledger: Ledger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SEND_SECONDS", 0.01)
+    monkeypatch.setattr(webhooks, "SECONDS", 1)
+    with dripping() as slow:
+        submitted(ledger, slow)
+        submitted(ledger, receiver.url)
+        keeper = worker.Keeper(SETTINGS, ledger)
+        keeper.start()
+        end = time.monotonic() + 0.8
+        while not receiver.came and time.monotonic() < end:
+            time.sleep(0.01)
+        keeper.close()
+        assert len(receiver.came) == 1
+        while not ledger.waiting().late:  # its threads use the ledger until then
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "urls"),
+    [
+        ("a.example", {"http://a.example/": True, "http://a.example:81/": True, "http://b.example/": False}),
+        ("a.example:81,[::1]:5", {"http://a.example/": False, "http://A.example:81/": True, "http://[::1]:5/": True}),
+        ("[::1]", {"http://[::1]/": True, "http://[::1]:5/": True, "http://[::2]/": False}),
+    ],
+)
+def test_a_host_is_allowed_with_all_of_its_ports_or_with_one(hosts: str, urls: dict[str, bool]) -> None:
+    allowed = Settings.from_environ({"FALCONIMG_PRIVATE_HOSTS": hosts}).private_hosts
+    assert {url: outgoing.target(url).is_one_of(allowed) for url in urls} == urls

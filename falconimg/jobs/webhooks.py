@@ -41,7 +41,7 @@ def check(url: str, settings: Settings) -> None:
         if not settings.webhook_key:
             raise outgoing.Refused("expected no webhook, because FALCONIMG_WEBHOOK_KEY is not set, came one")
         where = outgoing.target(url)
-        outgoing.addresses(where.host, where.port, settings.private_hosts)
+        outgoing.addresses(where, settings.private_hosts)
     except outgoing.Refused as problem:
         raise InvalidRequest("The request is not valid", [Place("/webhook", problem.detail)]) from None
 

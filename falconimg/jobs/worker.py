@@ -29,6 +29,8 @@ LOOK_SECONDS = 0.02
 """How often it looks whether SQLite was written to, which costs next to nothing."""
 SWEEP_SECONDS = 2.0
 """How often leases that are over are looked for: with the lease's length, how long an image lies after its worker."""
+SENDERS = 4
+"""Messages to webhooks that a process sends at the same time: a receiver may take webhooks.SECONDS for one."""
 SEND_SECONDS = 1.0
 """How often messages to webhooks are looked for."""
 RING_SECONDS = 5.0
@@ -56,7 +58,8 @@ class Keeper:
     def start(self) -> None:
         """Begin; `close` ends it."""
         for seconds, what in (
-            (self.settings.lease_seconds / 3, self._renew), (SWEEP_SECONDS, self.sweep), (SEND_SECONDS, self._send),
+            (self.settings.lease_seconds / 3, self._renew), (SWEEP_SECONDS, self.sweep),
+            *[(SEND_SECONDS, self._send)] * SENDERS,
         ):  # fmt: skip
             threading.Thread(target=self._repeat, args=[seconds, what], daemon=True).start()
 

@@ -11,7 +11,7 @@ import falcon
 
 from falconimg import answers, request
 from falconimg.job import Outcome, Report
-from falconimg.log import logger
+from falconimg.log import logger, redacted
 from falconimg.openapi import JSON, NDJSON
 from falconimg.pipeline import report
 from falconimg.resources.base import Closing, Resource, gone
@@ -57,7 +57,7 @@ class Items(Resource):
             for image in self.pipeline.stream(job, gone=gone(req)):
                 failed += image.status == "failed"
                 for note in image.notes:
-                    logger.info("note", input=image.input, pointer=note.pointer, detail=note.detail)
+                    logger.info("note", input=redacted(image.input), pointer=note.pointer, detail=note.detail)
         if failed:
             resp.set_header("Falconimg-Failed", str(failed))
         resp.content_type = JSON

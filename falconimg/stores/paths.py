@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from falconimg.errors import BadName, Forbidden, ImageProblem, InvalidRequest, OutsideRoot
+from falconimg.log import redacted
 
 MAX_PATH = 4096
 """Bytes of a path (Linux's PATH_MAX)."""
@@ -21,7 +22,8 @@ SHOWN = 100
 
 
 def shown(path: str) -> str:
-    """The path for a message: quoted, escaped to ASCII, cut to 100 characters."""
+    """The path for a message: redacted, quoted, escaped to ASCII, cut to 100 characters."""
+    path = redacted(path)
     text = ascii(path[:SHOWN])
     return text if len(path) <= SHOWN and len(text) <= SHOWN + 2 else text[: SHOWN - 3] + "..."
 

@@ -103,7 +103,7 @@ class Web:
             where = outgoing.target(path)
         except outgoing.Refused as problem:
             raise errors.InvalidRequest(f"path: {problem.detail}") from None
-        if where.host not in self._hosts:
+        if not where.is_one_of(self._hosts):
             raise errors.Forbidden(f"path: expected a host that FALCONIMG_HTTP_HOSTS allows, came {shown(path)}")
         return where
 
