@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from falconimg.stores import Store
 from falconimg.stores.memory import Memory
 
 os.environ.setdefault("FALCONIMG_JOBS", "off")  # the servers of tests have none, unless they are of jobs
+
+EXTRA = ("servers", "browser")  # markers of the tests that need what pip alone does not install
+LEFT_OUT = pytest.StashKey[Counter[str]]()  # how many of each were not chosen
 
 Array = Any  # (h, w, c), uint8 or uint16
 Result = falcon.testing.Result
@@ -141,6 +145,39 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         with locked(here.with_name("__init__.py"), how):  # a queue: who waits for all others lets nobody past
             stack.enter_context(locked(here, how))
         return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nothing is left out yet."""
+    config.stash[LEFT_OUT] = Counter()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count those that were left out for their marker; what -k leaves out, somebody has asked for."""
+    for item in items:
+        if not item.config.option.keyword:
+            item.config.stash[LEFT_OUT].update([name for name in EXTRA if item.get_closest_marker(name)][:1])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that xdist's are of; each of them has seen all tests."""
+    counts = session.config.stash[LEFT_OUT]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(counts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear that, unless the process has crashed."""
+    node.config.stash[LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out, what it needs, by the markers' own words, and how to run it."""
+    if left := config.stash[LEFT_OUT]:
+        needs = dict(marker.split(": needs ") for marker in config.getini("markers") if ": needs " in marker)
+        said = "; ".join(f"{left[name]} tests marked {name} ({needs[name].partition(';')[0]})" for name in left)
+        terminalreporter.write_line(f"left out: {said}: pytest -m '{' or '.join(left)}'")
 
 
 @pytest.fixture(scope="session")

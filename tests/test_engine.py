@@ -14,6 +14,8 @@ import pytest
 
 from falconimg.errors import SettingsProblem
 from falconimg.jobs import engine
+from falconimg.jobs.ledger import Ledger
+from falconimg.jobs.record import Item
 from falconimg.jobs.worker import Keeper
 from falconimg.settings import Settings
 from tests import chaos, services
@@ -78,6 +80,23 @@ def test_a_broker_without_its_client_is_a_setting_that_is_wrong(monkeypatch: pyt
         engine.bell(Settings(broker="redis://127.0.0.1:2/0"))
 
 
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:3/0", "amqp://guest:guest@127.0.0.1:3//"])
+def test_celery_is_told_to_bring_again_what_a_dead_worker_had(url: str) -> None:
+    conf = engine._application(Settings(broker=url, image_seconds=86400)).conf
+    assert (conf.task_acks_late, conf.task_reject_on_worker_lost, conf.worker_prefetch_multiplier) == (True, True, 1)
+    options = dict(conf.broker_transport_options)
+    if url.startswith("redis:"):
+        assert options.pop("visibility_timeout") > 86400  # the longest that FALCONIMG_IMAGE_SECONDS may be
+        assert options == {"unacked_restore_interval": 2, "unacked_restore_throttle": 1}
+    else:
+        assert options == {"confirm_publish": True}
+
+
+def test_a_task_of_redis_may_take_two_hours() -> None:
+    conf = engine._application(Settings(broker="redis://127.0.0.1:3/0", image_seconds=1)).conf
+    assert conf.broker_transport_options["visibility_timeout"] == 2 * 3600
+
+
 @pytest.mark.servers
 def test_the_engine_makes_what_is_submitted(tmp_path: Path, broker: services.Service, database: str) -> None:
     images = [{**write(tmp_path, "a.png", noise(60, 60)), "output": f"out/{n}.png"} for n in range(30)]
@@ -130,13 +149,14 @@ def test_random_kills_lose_double_and_tear_nothing(
         return  # the same with the other broker; the death of this one has its own test
     settings: dict[str, Any] = {"FALCONIMG_LEDGER": database, "FALCONIMG_BROKER": broker.environ["URL"]}
     settings["FALCONIMG_JOB_WORKERS"] = "1"
-    over = threading.Event()
+    over, killed = threading.Event(), []
 
     def kill_broker() -> None:
         for _ in range(10 if long else 1):
             if over.wait(8 if long else 3):
                 return
             broker.kill()
+            killed.append(time.monotonic())
             broker.start()
 
     killing = threading.Thread(target=kill_broker)
@@ -150,13 +170,13 @@ def test_random_kills_lose_double_and_tear_nothing(
         killing.join(services.SECONDS)
     print(f"figure: {found}")  # noqa: T201
     assert found.faults == []
+    assert found.kills.total() == (24 if long else 4)
+    assert found.kills["jobs"] + found.kills["frozen"] > 1
+    assert len(killed) >= (5 if long else 1)
     assert found.checked == found.images
 
 
 def test_a_bell_that_was_not_heard_is_rung_again(tmp_path: Path) -> None:
-    from falconimg.jobs.ledger import Ledger
-    from falconimg.jobs.record import Item
-
     ledger = Ledger(f"sqlite:///{tmp_path}/jobs.db")
     id_, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", "in/a.png", None, ()) for n in range(3)], "d")
     rung: list[tuple[str, int]] = []
@@ -182,4 +202,19 @@ def test_a_bell_that_was_not_heard_is_rung_again(tmp_path: Path) -> None:
     deaf, _ = ledger.submit({}, [Item(n, {"input": "a"}, "", "in/a.png", None, ()) for n in range(3)], "d")
     Keeper(Settings(), ledger, lambda *_: False).sweep()
     assert ledger.unheard(10, 60) == [(deaf, 1), (deaf, 2)]  # who could not be told was asked of one alone
+    ledger.close()
+
+
+def test_a_sweep_forgets_the_jobs_that_ended_too_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/jobs.db")
+    item = Item(place=0, image={"input": "a"}, below="", key="a", identity=None, outputs=())
+    now, days, ids = time.time(), 3, []
+    for at in (now - 86400 * days - 60, now - 86400 * days + 60, now):
+        with monkeypatch.context() as then:
+            then.setattr(time, "time", lambda at=at: at)
+            id_, _ = ledger.submit({}, [item], "d")
+            ledger.cancel(id_)
+        ids.append(id_)
+    Keeper(Settings(job_days=days), ledger).sweep()
+    assert {job["id"] for job in ledger.jobs(None, None, 10)} == set(ids[1:])
     ledger.close()

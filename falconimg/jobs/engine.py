@@ -35,7 +35,8 @@ CONNECT_SECONDS = 2.0
 MOST_BELLS = 1000
 """Items that wait to be told of."""
 VISIBLE_SECONDS = 2 * 3600
-"""Redis: how long a task may run until it is taken for lost though its worker lives; longer than any image takes."""
+"""Redis: how long a task may run, at least, until it is taken for lost though its worker lives; twice as long as any
+image takes."""
 
 
 def bell(settings: Settings) -> Ring | None:
@@ -169,7 +170,8 @@ def _application(settings: Settings) -> Any:
     except ImportError:
         raise SettingsProblem("FALCONIMG_BROKER: expected falconimg[celery] to be installed, came none") from None
     app = Celery(TASK, broker=settings.broker, set_as_current=False)
-    redis = {"visibility_timeout": VISIBLE_SECONDS, "unacked_restore_interval": 2, "unacked_restore_throttle": 1}
+    visible = max(VISIBLE_SECONDS, 2 * settings.image_seconds)
+    redis = {"visibility_timeout": visible, "unacked_restore_interval": 2, "unacked_restore_throttle": 1}
     app.conf.update(
         task_default_queue=QUEUE,
         task_ignore_result=True,

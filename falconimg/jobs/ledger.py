@@ -753,7 +753,7 @@ def _prepare(connection: Connection) -> None:
     if version != VERSION:
         raise SettingsProblem(
             f"FALCONIMG_LEDGER: expected a ledger of version {VERSION}, came one of version {version}: another version "
-            "of falconimg made it"
+            "of falconimg made it; move it away once its jobs have ended"
         )
 
 

@@ -96,13 +96,14 @@ class Keeper:
             webhooks.send(messages[0], self.ledger, self.settings)
 
     def _repeat(self, seconds: float, what: Callable[[], None]) -> None:
-        while not self._ended.wait(seconds):
+        while not self._ended.is_set():  # at once too: where workers die soon, none else would ever sweep
             try:
                 what()
             except LedgerProblem as problem:
                 log.logger.error("ledger", detail=problem.detail)
             except Exception:  # noqa: BLE001  (it is tried again; without it leases would end)
                 log.logger.exception("unforeseen", what=what.__name__)
+            self._ended.wait(seconds)
 
 
 def ring_unheard(ledger: Ledger, ring: Ring) -> None:
