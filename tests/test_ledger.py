@@ -715,14 +715,6 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_that_it_cannot_be_looked_at_is_a_problem_of_the_ledgers(tmp_path: Path) -> None:
-    with closing(Ledger(f"sqlite:///{tmp_path}/jobs.db")) as ledger:
-        ledger.has_changed()
-        ledger._watch.dbapi_connection.close()
-        with pytest.raises(LedgerProblem, match="closed"):
-            ledger.has_changed()
-
-
 def test_while_a_large_job_is_cancelled_others_write(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = opened(), opened()
     job = submitted(one, 5)

@@ -25,8 +25,10 @@ READY = 2
 """Images that are ready for their turn, at least."""
 POLL_SECONDS = 0.2
 """How often an idle process looks for work."""
-LOOK_SECONDS = 0.02
-"""How often it looks whether SQLite was written to, which costs next to nothing."""
+LOOK_SECONDS = 0.05
+"""How often it looks whether SQLite was written to, which costs next to nothing; then it asks only then."""
+ASK_SECONDS = 1.0
+"""How often it asks SQLite all the same: a file's time is not that exact."""
 SWEEP_SECONDS = 2.0
 """How often leases that are over are looked for: with the lease's length, how long an image lies after its worker."""
 SENDERS = 4
@@ -52,14 +54,14 @@ class Keeper:
     def __init__(self, settings: Settings, ledger: Ledger, ring: Ring | None = None) -> None:
         self.settings, self.ledger, self.ring = settings, ledger, ring
         self._ended = threading.Event()
+        self._senders = threading.BoundedSemaphore(SENDERS - 1)  # beside the one that looks
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int, int], Claim] = {}
 
     def start(self) -> None:
         """Begin; `close` ends it."""
         for seconds, what in (
-            (self.settings.lease_seconds / 3, self._renew), (SWEEP_SECONDS, self.sweep),
-            *[(SEND_SECONDS, self._send)] * SENDERS,
+            (self.settings.lease_seconds / 3, self._renew), (SWEEP_SECONDS, self.sweep), (SEND_SECONDS, self._send),
         ):  # fmt: skip
             threading.Thread(target=self._repeat, args=[seconds, what], daemon=True).start()
 
@@ -93,17 +95,29 @@ class Keeper:
 
     def _send(self) -> None:
         while messages := self.ledger.messages(1, webhooks.SECONDS):
+            if self._senders.acquire(blocking=False):  # it looks for the next meanwhile
+                threading.Thread(target=self._send_beside, daemon=True).start()
             webhooks.send(messages[0], self.ledger, self.settings)
+
+    def _send_beside(self) -> None:
+        try:
+            self._once(self._send)
+        finally:
+            self._senders.release()
 
     def _repeat(self, seconds: float, what: Callable[[], None]) -> None:
         while not self._ended.is_set():  # at once too: where workers die soon, none else would ever sweep
-            try:
-                what()
-            except LedgerProblem as problem:
-                log.logger.error("ledger", detail=problem.detail)
-            except Exception:  # noqa: BLE001  (it is tried again; without it leases would end)
-                log.logger.exception("unforeseen", what=what.__name__)
+            self._once(what)
             self._ended.wait(seconds)
+
+    @staticmethod
+    def _once(what: Callable[[], None]) -> None:
+        try:
+            what()
+        except LedgerProblem as problem:
+            log.logger.error("ledger", detail=problem.detail)
+        except Exception:  # noqa: BLE001  (it is tried again; without it leases would end)
+            log.logger.exception("unforeseen", what=what.__name__)
 
 
 def ring_unheard(ledger: Ledger, ring: Ring) -> None:
@@ -149,12 +163,9 @@ class Worker:
 
     def _wait(self) -> None:
         """Until an image has ended, or there may be more to make."""
-        end = time.monotonic() + POLL_SECONDS
-        try:
-            while not (self._free.wait(LOOK_SECONDS) or self.ledger.has_changed() or time.monotonic() > end):
-                pass
-        except LedgerProblem:  # claiming says so
-            self._free.wait(POLL_SECONDS)
+        end = time.monotonic() + (ASK_SECONDS if self.ledger.is_file else POLL_SECONDS)
+        while not (self._free.wait(LOOK_SECONDS) or self.ledger.has_changed() or time.monotonic() > end):
+            pass
 
     def _claimed(self) -> bool:
         """Whether there was something to do, and room for it."""
