@@ -60,7 +60,6 @@ SMALL_DOCUMENT = 65536  # bytes of a document up to which that is not worth coun
 # By what a picture may be shrunk when it is loaded, and what part of its shrunk sides it may have in the end, if not
 # just these: then the result is within 38 dB of what area makes of the whole picture (tests/test_quality.py).
 FINE = {2: 0.93, 4: 0.7, 8: 0.5}
-WAITING = 4  # images beyond FALCONIMG_POOL that may wait for the disk, while as many as that are made
 LEAF = 2000  # bytes that a result takes besides its file: its name, its place in the plan and in the report
 HANGING_SECONDS = 2.0  # beyond its time, after which a step is taken for one that does not return
 
@@ -195,7 +194,7 @@ class Pipeline:
         self.documents = Budget(settings.budget // DOCUMENTS)
         self.budget = Budget(settings.budget - self.documents.size)
         metrics.BUDGET.set(settings.budget)
-        self.threads = Threads(settings.pool, WAITING)
+        self.threads = Threads(settings.pool)
         self.most_results = most_results(settings)
         self.stop_at = float("inf")
         self.peers_hang: Callable[[], bool] = lambda: False  # whether another worker waits for its replacement
@@ -345,12 +344,11 @@ class Pipeline:
     def _room(self, begun: Begun) -> bool:
         """Whether another image of the request may begin.
 
-        Only so many are on their way at a time, so that the requests' images take turns: those that are made, those
-        that wait for the disk, and two that are ready for their turn, as two may end at once; and only one of them is
-        not yet planned, so that names are claimed in order.
+        Only so many are on their way at a time, so that the requests' images take turns: those that are made and two
+        that are ready for their turn, as two may end at once; and only one of them is not yet planned, so that names
+        are claimed in order.
         """
-        most = self.settings.pool + WAITING + 2
-        return len(begun.waits) < most and all(turn.work for turn, _ in begun.waits.values())
+        return len(begun.waits) <= self.settings.pool + 1 and all(turn.work for turn, _ in begun.waits.values())
 
     def _wait(self, begun: Begun, seconds: float) -> None:
         """Go on as far as possible within the time, or a second."""
@@ -531,7 +529,6 @@ class Pipeline:
         for leaf in work.plan.leaves:  # in the request's order, which is not that in which they were made
             turn.note(f"{image.renditions[leaf.route].pointer}/output", notes.get(leaf.path, ()))
         inorder = [made[leaf.path] for leaf in work.plan.leaves if leaf.path in made]
-        self.threads.step_aside()
         try:
             files = [file for file, _ in inorder]
             left = turn.stages.timed("publish", turn.store.publish, files, job.if_exists)

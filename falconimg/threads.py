@@ -16,17 +16,14 @@ from falconimg.errors import OutOfMemory
 
 
 class Threads:
-    """What is submitted is run in its order, `count` at once, besides at most `more` that have stepped aside."""
+    """So many threads; what is submitted is run in its order, as many at once as there are threads."""
 
-    def __init__(self, count: int, more: int = 0) -> None:
-        self.count = count + more
+    def __init__(self, count: int) -> None:
+        self.count = count
         self._work: queue.SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = queue.SimpleQueue()
         self._lost: set[Future[None]] = set()
         self._started = 0
         self._lock = threading.Lock()
-        self._places = threading.Semaphore(count)
-        self._placed: set[Future[None]] = set()  # those that have one of the places
-        self._here = threading.local()  # `future`: what this thread runs
 
     def submit(self, step: Callable[[], None]) -> Future[None]:
         """A future that is done when `step` has returned or raised.
@@ -45,17 +42,11 @@ class Threads:
             self._work.put((future, step))
         return future
 
-    def step_aside(self) -> None:
-        """Have another begin: the step that calls this only waits from here on, for a disk or a database."""
-        with self._lock:
-            self._leave(self._here.future)
-
     def replace(self, future: Future[None]) -> None:
         """Another thread takes the place of the one that runs this; that one ends should it ever return."""
         with self._lock, suppress(RuntimeError):  # without another thread there is one less
             if future.running() and future not in self._lost:
                 self._start()
-                self._leave(future)
                 self._lost.add(future)
 
     def close(self) -> None:
@@ -68,22 +59,11 @@ class Threads:
         threading.Thread(target=self._run, name=f"image-{self._started + 1}", daemon=True).start()
         self._started += 1
 
-    def _leave(self, future: Future[None]) -> None:
-        if future in self._placed:
-            self._placed.remove(future)
-            self._places.release()
-
     def _run(self) -> None:
         while work := self._work.get():
             future, step = work
             del work  # what a step refers to is not kept until the next one comes
-            self._places.acquire()
-            with self._lock:
-                self._placed.add(future)
-            self._here.future = future
             if not future.set_running_or_notify_cancel():
-                with self._lock:
-                    self._leave(future)
                 continue
             try:
                 step()
@@ -92,7 +72,6 @@ class Threads:
             else:
                 future.set_result(None)
             with self._lock:
-                self._leave(future)
                 if future in self._lost:
                     self._lost.remove(future)
                     return

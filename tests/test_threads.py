@@ -97,47 +97,6 @@ def test_a_thread_that_does_not_return_is_replaced_once_and_ends_when_it_returns
     threads.close()
 
 
-def test_another_begins_when_one_steps_aside_but_no_more_than_there_are_threads() -> None:
-    threads, gate, aside = Threads(1, 2), threading.Event(), threading.Semaphore(0)
-    running = list[int]()
-
-    def step(number: int) -> None:
-        running.append(number)
-        threads.step_aside()
-        threads.step_aside()  # that is its own place, once
-        aside.release()
-        assert gate.wait(SECONDS)
-
-    futures = [threads.submit(lambda n=n: step(n)) for n in range(5)]  # type: ignore[misc]
-    for _ in range(3):
-        assert aside.acquire(timeout=SECONDS)
-    assert not aside.acquire(timeout=0.05)
-    assert sorted(running) == [0, 1, 2]
-    gate.set()
-    wait(futures, SECONDS)
-    assert sorted(running) == list(range(5))
-    first, hold = hanging(threads)
-    second = threads.submit(lambda: None)
-    assert not wait([second], 0.05).done  # there is one place again
-    hold.set()
-    wait([first, second], SECONDS)
-    threads.close()
-
-
-def test_one_that_does_not_return_leaves_its_place_once() -> None:
-    threads = Threads(1, 1)
-    future, gate = hanging(threads)
-    threads.replace(future)
-    second, hold = hanging(threads)
-    gate.set()
-    future.result(SECONDS)
-    third = threads.submit(lambda: None)
-    assert not wait([third], 0.05).done
-    hold.set()
-    wait([second, third], SECONDS)
-    threads.close()
-
-
 def test_what_is_done_is_not_replaced() -> None:
     threads = Threads(1)
     done = threads.submit(lambda: None)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from falconimg import log
@@ -14,13 +15,15 @@ from falconimg.errors import LedgerProblem
 from falconimg.jobs import webhooks
 from falconimg.jobs.execution import Report, run_claimed
 from falconimg.jobs.record import Claim, Turn
-from falconimg.pipeline import WAITING, Pipeline
+from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
 
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
+RECORDING = 4
+"""Threads beyond FALCONIMG_POOL: so many wait for the ledger and the disk while as many as that make pictures."""
 READY = 2
 """Images that are ready for their turn, at least."""
 POLL_SECONDS = 0.2
@@ -133,8 +136,8 @@ class Worker:
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
-        self.pipeline = Pipeline(settings, store)
-        self.width = settings.pool + WAITING + 3 * READY
+        self.pipeline = Pipeline(replace(settings, pool=settings.pool + RECORDING), store)
+        self.width = self.pipeline.settings.pool + 3 * READY
         self.keeper = Keeper(self.settings, ledger)
         self._ends: deque[float] = deque()  # of the last POLL_SECONDS, monotonic
         self._threads = ThreadPoolExecutor(self.width, "job")
