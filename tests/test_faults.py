@@ -583,6 +583,7 @@ def test_of_two_workers_that_write_one_name_a_reader_sees_whole_pictures(tmp_pat
         for number in range(2):
             assert ask(number) == 200
             whole.append((tmp_path / "out/one.png").read_bytes())
+        server.wait_for(lambda: len(server.workers()) == 2)
         wrote = [_written(pid) for pid in server.workers()]
         seen = [0, 0]
         with ThreadPoolExecutor(4) as clients:
