@@ -177,16 +177,21 @@ def test_a_receiver_that_is_not_there_is_tried_again(ledger: Ledger) -> None:
         assert connection.exec_driver_sql("SELECT tries FROM job").scalar() == 1
 
 
+def assert_given_up_in_time(ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message there is left when its half second is over."""
+    monkeypatch.setattr(webhooks, "SECONDS", 0.5)
+    submitted(ledger, url)
+    begun = time.monotonic()
+    assert send(ledger) == 1
+    assert 0.4 < time.monotonic() - begun < 1
+    assert ledger.waiting().late == 1
+
+
 def test_who_answers_a_byte_at_a_time_is_left_when_its_time_is_over(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with dripping() as url:
-        monkeypatch.setattr(webhooks, "SECONDS", 0.5)
-        submitted(ledger, url)
-        begun = time.monotonic()
-        assert send(ledger) == 1
-        assert 0.4 < time.monotonic() - begun < 1
-    assert ledger.waiting().late == 1
+        assert_given_up_in_time(ledger, url, monkeypatch)
 
 
 def swallowed(seconds: float) -> None:
@@ -213,12 +218,7 @@ def test_the_time_is_over_though_it_ends_while_connecting(
     with dripping() as url:
         two_addresses(monkeypatch)
         monkeypatch.setattr(socket, "create_connection", connect)
-        monkeypatch.setattr(webhooks, "SECONDS", 0.5)
-        submitted(ledger, url)
-        begun = time.monotonic()
-        assert send(ledger) == 1
-        assert 0.4 < time.monotonic() - begun < 1
-    assert ledger.waiting().late == 1
+        assert_given_up_in_time(ledger, url, monkeypatch)
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(

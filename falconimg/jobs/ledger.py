@@ -507,9 +507,8 @@ class Ledger:
         with self._reading() as connection:
             rows = connection.execute(old).all()
         for row in rows:  # in several transactions, as a job may be large, and others write too; its own row goes last
-            with (
-                self._writing() as connection
-            ):  # a retry may have opened it meanwhile, and finds it no more from now on
+            # a retry may have opened it meanwhile, and finds it no more from now on
+            with self._writing() as connection:
                 gone = update(JOB).where(JOB.c.id == row.id, JOB.c.ended < before)
                 if not connection.execute(gone.values(state=FORGOTTEN, key=None)).rowcount:
                     continue
