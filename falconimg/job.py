@@ -28,8 +28,8 @@ class Template(NamedTuple):
     """An output's path, cut at its fields: `parts` are (literal, field) pairs, read from left to right.
 
     A field is index, row, col, width, height, each also with :0N for N digits
-    at least, or empty where only the literal is meant. `numbered` says that several results need no suffix, because
-    index, row or col tells them apart.
+    at least, or empty where only the literal is meant. `numbered` says that
+    several results need no suffix, because index, row or col tells them apart.
     """
 
     parts: tuple[tuple[str, str], ...]
