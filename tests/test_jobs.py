@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event
 from falconimg.errors import Busy, LedgerProblem, Unreadable
 from falconimg.jobs import execution, worker
 from falconimg.jobs.ledger import Ledger
-from falconimg.jobs.record import Claim
+from falconimg.jobs.record import Claim, End, Turn
 from falconimg.jobs.worker import Worker
 from tests.conftest import Result, Serve, Server, encoded, noise
 from tests.test_http import problem
@@ -131,15 +131,15 @@ def test_what_may_have_ended_its_worker_has_no_other_beside_it(desk: Desk, monke
     desk.ledger.claim(1, -1)  # its worker is gone
     desk.ledger.expire(9)
     states: list[str] = []
-    make = execution.run_claimed
+    make = execution.made
 
-    def slowly(claim: Claim, *more: Any) -> bool:
+    def slowly(claim: Claim, *more: Any) -> End | None:
         if claim.attempts > 1:
             time.sleep(1)
             states.extend(each["status"] for each in desk.ledger.images(id_, 0, 9))
         return make(claim, *more)
 
-    monkeypatch.setattr(worker, "run_claimed", slowly)
+    monkeypatch.setattr(worker, "made", slowly)
     desk.start()
     desk.ended(id_)
     assert states == ["pending"] * 3
@@ -580,17 +580,57 @@ def test_an_image_without_memory_or_before_a_stop_is_given_back(
     assert desk.get(f"/{id_}").json["state"] == "done"
 
 
+def test_what_several_images_come_to_is_one_transaction(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, counts = desk.ledger.end_and_claim, list[int]()
+
+    def counting(ends: Sequence[End], turn: Turn | None) -> Any:
+        counts.append(len(ends))
+        return real(ends, turn)
+
+    monkeypatch.setattr(desk.ledger, "end_and_claim", counting)
+    id_ = desk.submitted(*(image(f"out/{n}.png") for n in range(200)))
+    desk.start()
+    assert desk.ended(id_)["done"] == 200
+    assert sum(counts) == 200
+    assert max(counts) > 4
+    assert len(list(filter(None, counts))) < 100
+
+
+def test_what_an_image_has_come_to_is_kept_while_the_ledger_does_not_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, faults = desk.ledger.end_and_claim, iter([LedgerProblem("it is locked")] * 2)
+    making, began = execution.made, list[int]()
+
+    def faulty(ends: Sequence[End], turn: Turn | None) -> Any:
+        if ends and (fault := next(faults, None)):
+            raise fault
+        return real(ends, turn)
+
+    def counted(claim: Claim, *more: Any) -> End | None:
+        began.append(claim.number)
+        return making(claim, *more)
+
+    monkeypatch.setattr(desk.ledger, "end_and_claim", faulty)
+    monkeypatch.setattr(worker, "made", counted)
+    id_ = desk.submitted(*(image(f"out/{n}.png") for n in range(3)))
+    desk.start()
+    assert desk.ended(id_)["done"] == 3
+    assert sorted(began) == [0, 1, 2]  # none twice
+    assert capsys.readouterr().err.count("it is locked") == 2
+
+
 def test_a_worker_renews_its_leases(make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
     desk = make_desk(lease_seconds=0.3)
     id_ = desk.submitted(image())
-    real = execution.run_claimed
+    real = execution.made
 
-    def slow(*args: Any) -> bool:
+    def slow(*args: Any) -> End | None:
         time.sleep(1.2)
         desk.ledger.expire(1)  # as another's sweeper
         return real(*args)
 
-    monkeypatch.setattr("falconimg.jobs.worker.run_claimed", slow)
+    monkeypatch.setattr("falconimg.jobs.worker.made", slow)
     desk.start()
     assert desk.ended(id_)["state"] == "done"
 

@@ -73,16 +73,17 @@ if "worker" in sys.orig_argv:
             return real(*arguments, **more)
         setattr(owner, name, wrapped)
 
-    def after(owner, name, what):
+    def after(owner, name, what, only=lambda *_: True):
         real = getattr(owner, name)
         def wrapped(*arguments, **more):
             result = real(*arguments, **more)
-            what()
+            if only(*arguments):
+                what()
             return result
         setattr(owner, name, wrapped)
 """
 CRASHES = {
-    "after the claim": "before(worker, 'run_claimed', die)",
+    "after the claim": "before(worker, 'made', die)",
     "after reading": "after(execution.Fenced, 'read', die)",
     "before it is recorded what comes": "before(ledger.Ledger, 'about_to_publish', die)",
     "before the files are written": "after(ledger.Ledger, 'about_to_publish', die)",
@@ -97,9 +98,9 @@ CRASHES = {
     "between two": "seen = []\n"
     "    before(os, 'link', die, lambda *_: seen.append(1) or len(seen) == 3)\n"
     "    before(os, 'rename', die, lambda *_: seen.append(1) or len(seen) == 3)",
-    "before the end is recorded": "before(ledger.Ledger, 'end_and_claim', die)",
+    "before the end is recorded": "before(ledger.Ledger, 'end_and_claim', die, lambda _, ends, turn: ends)",
     "while the end is recorded": "before(ledger, '_end_if_all_have', die)",
-    "after the end is recorded": "after(ledger.Ledger, 'end_and_claim', die)",
+    "after the end is recorded": "after(ledger.Ledger, 'end_and_claim', die, lambda _, ends, turn: ends)",
 }
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs import ledger as module
-from falconimg.jobs.ledger import EVENT, ITEM, JOB, LEDGER, META, OUTPUT, TURNS, Ledger
+from falconimg.jobs.ledger import EVENT, ITEM, JOB, LEDGER, META, OUTPUT, TURNS, Ledger, digest_of
 from falconimg.jobs.record import PRIORITIES, Claim, End, Item, Publication, Turn
 from tests import services
 
@@ -212,8 +212,9 @@ def test_items_are_claimed_by_priority_then_age_then_number(ledger: Ledger) -> N
 
 
 def test_a_claim_has_all_that_it_takes(ledger: Ledger) -> None:
-    job = submitted(ledger, 2, document={"quality": 7})
+    job = submitted(ledger, 2, "out/0.png", document={"quality": 7})
     [claim] = claimed(ledger)
+    assert claim.lease == pytest.approx(time.time() + 60, abs=5)
     assert claim == Claim(
         job,
         0,
@@ -225,6 +226,8 @@ def test_a_claim_has_all_that_it_takes(ledger: Ledger) -> None:
         "",
         "1-2",
         {},
+        frozenset({digest_of("out/0.png")}),
+        claim.lease,
     )
     shown = ledger.job(job)
     assert (shown["state"], shown["begun"] is None) == ("running", False)
@@ -276,7 +279,7 @@ def test_who_comes_back_after_the_lease_reports_and_publishes_nothing(ledger: Le
     for hashes in ({"a": "1"}, {}):
         assert not ledger.about_to_publish(late, hashes, {"a": "/a"})
     assert not ledger.end(late, "failed", FAILED)
-    ledger.renew([late], 0)
+    assert ledger.renew([late], 0) == []
     ledger.give_back([late])
     assert ledger.about_to_publish(now, {"a": "1"}, {"a": "/a"})
     assert ledger.end(now, "done", DONE)
@@ -288,7 +291,9 @@ def test_who_comes_back_after_the_lease_reports_and_publishes_nothing(ledger: Le
 def test_a_renewed_lease_is_not_over(ledger: Ledger) -> None:
     submitted(ledger)
     [claim] = claimed(ledger, seconds=0)
-    ledger.renew([claim], 60)
+    [renewed] = ledger.renew([claim], 60)
+    assert renewed.lease == pytest.approx(time.time() + 60, abs=5)
+    assert renewed._replace(lease=claim.lease) == claim
     assert ledger.expire(3) == []
     assert ledger.end(claim, "done", DONE)
 
@@ -392,24 +397,48 @@ def test_many_claimers_have_each_item_once(opened: Open) -> None:
         assert [event["seq"] for event in ledgers[0].events(job, 0, 1000)] == list(range(1, 53))
 
 
-def test_with_an_items_end_its_claimer_has_the_next_one(ledger: Ledger) -> None:
+def test_with_items_ends_their_claimer_has_the_next_ones(ledger: Ledger) -> None:
     id_ = submitted(ledger, 6)
-    first, second = claimed(ledger, 2)
+    first, second, third = claimed(ledger, 3)
     lost = second._replace(fence=0)
-    turn = Turn(1, 60, idle=False)
-    answers = ledger._record(
-        [
-            End(first, "done", DONE, turn),
-            Turn(2, 60, idle=False),
-            End(lost, "done", DONE, turn),
-            Turn(9, 60, idle=False),
-        ]
-    )
-    (held, one), two, (lost_held, three), rest = answers
-    assert (held, lost_held) == (True, False)  # who has lost one may have another all the same
-    assert [[claim.number for claim in claims] for claims in (one, two, three, rest)] == [[2], [3, 4], [5], []]
-    assert ledger.end_and_claim(one[0], "done", DONE, None) == (True, [])
-    assert ledger.job(id_)["done"] == 2
+    ends = [End(first, "done", DONE), End(lost, "done", DONE), End(third, "done", DONE)]
+    commits: list[object] = []
+    event.listen(ledger.engine, "commit", count := commits.append)
+    held, claims = ledger.end_and_claim(ends, Turn(2, 60, idle=False))
+    event.remove(ledger.engine, "commit", count)
+    assert len(commits) == 1
+    assert held == [True, False, True]  # who has lost one may have others all the same
+    assert [claim.number for claim in claims] == [3, 4]
+    assert ledger.end_and_claim([End(claims[0], "done", DONE)], None) == ([True], [])
+    assert ledger.job(id_)["done"] == 3
+    assert ledger.end_and_claim([], None) == ([], [])
+
+
+def test_turns_of_several_threads_have_different_items(ledger: Ledger) -> None:
+    submitted(ledger, 5)
+    turns = [Turn(1, 60, idle=False), Turn(2, 60, idle=False), Turn(9, 60, idle=False)]
+    answers = ledger._record([[turn] for turn in turns])
+    assert [[claim.number for claim in claims] for [claims] in answers] == [[0], [1, 2], [3, 4]]
+
+
+def test_what_is_held_for_sure_is_published_without_asking(ledger: Ledger) -> None:
+    submitted(ledger, 1, "out/a", "out/b")
+    [claim] = claimed(ledger)
+    assert claim.lease == pytest.approx(time.time() + 60, abs=5)
+    asked: list[object] = []
+    event.listen(ledger.engine, "commit", count := asked.append)
+
+    def asks(hashes: dict[str, str], names: dict[str, str], lease: float) -> bool:
+        asked.clear()
+        assert ledger.about_to_publish(claim, hashes, names, lease)
+        return bool(asked)
+
+    both = {"a": "out/a", "b": "out/b"}
+    assert asks({}, both, claim.lease) == (not ledger.is_file)  # other machines have other clocks
+    assert asks({}, both, time.time() - 1)
+    assert asks({"a": "1"}, both, claim.lease)
+    assert asks({}, {**both, "c": "out/c"}, claim.lease)
+    event.remove(ledger.engine, "commit", count)
 
 
 def test_that_another_has_written_is_seen_at_once(tmp_path: Path) -> None:
@@ -434,17 +463,16 @@ def test_what_threads_record_at_once_is_one_transaction_and_each_has_its_own_ans
     event.listen(ledger.engine, "commit", count)
     answers = ledger._record(
         [
-            Publication(of_id[1], {"a": "1"}, {"a": "out/other.png"}),  # what ends in the same transaction has it
-            Publication(of_id[2], {"b": "2"}, {"b": "out/other.png"}),
-            End(of_other[0], "done", DONE, Turn(1, 60, idle=False)),
-            End(of_id[0], "failed", FAILED),
-            End(lost, "done", DONE),
+            [Publication(of_id[1], {"a": "1"}, {"a": "out/other.png"})],  # what ends in the same transaction has it
+            [Publication(of_id[2], {"b": "2"}, {"b": "out/other.png"})],
+            [End(of_other[0], "done", DONE), Turn(1, 60, idle=False)],
+            [End(of_id[0], "failed", FAILED), End(lost, "done", DONE)],
         ]
     )
     event.remove(ledger.engine, "commit", count)
     assert len(commits) == 1
-    assert (answers[0], answers[2:]) == (True, [(True, []), (True, []), (False, [])])
-    assert f"one of {id_}'s" in str(answers[1])
+    assert (answers[0], answers[2:]) == ([True], [[True, []], [True, False]])
+    assert f"one of {id_}'s" in str(answers[1][0])
     assert ledger.job(other)["state"] == "done"
     assert [image["status"] for image in ledger.images(id_, -1, 9)] == ["failed", *["running"] * 3, "skipped"]
     assert [(each["seq"], each.get("index")) for each in ledger.events(id_, 0, 9)] == [(1, None), (2, 0), (3, 4)]
@@ -454,14 +482,14 @@ def test_a_name_that_another_process_took_at_that_moment_is_refused_to_one_and_n
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted(ledger, 3)
-    wishes = [Publication(claim, {}, {"a": f"out/{claim.number}.png"}) for claim in claimed(ledger, 3)]
+    wishes = [[Publication(claim, {}, {"a": f"out/{claim.number}.png"})] for claim in claimed(ledger, 3)]
     other = submitted(ledger, 1, "out/1.png")
     see, sights = module._owners, iter([None])
     # the first look is before the other's commit
     monkeypatch.setattr(module, "_owners", lambda *args: see(*args) if next(sights, "late") else {})
     answers = ledger._record(wishes)
-    assert (answers[0], answers[2]) == (True, True)
-    assert f"one of {other}'s" in str(answers[1])
+    assert (answers[0], answers[2]) == ([True], [True])
+    assert f"one of {other}'s" in str(answers[1][0])
 
 
 def test_an_image_has_one_event_that_ends_it(ledger: Ledger) -> None:
@@ -545,7 +573,7 @@ def test_nobody_waits_for_who_waits_for_it(opened: Open) -> None:
         newer = submitted(one, 3)
         claims = [*claimed(one, 2), *[claim for claim in claimed(one, 9) if claim.job == newer][:2]]
         kept = claims[::-1]
-        publications = [Publication(claim, {}, {}) for claim in kept]
+        publications = [[Publication(claim, {}, {})] for claim in kept]
         calls: list[Callable[[], object]] = [partial(other.renew, kept, 60), partial(one._record, publications)]
         answers = at_once(*calls * 3)
         assert not [answer for answer in answers if isinstance(answer, Exception)]

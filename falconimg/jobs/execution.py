@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from falconimg.errors import (
     Stopping,
 )
 from falconimg.job import Fault, IfExists, Outcome
-from falconimg.jobs.record import Claim
+from falconimg.jobs.record import Claim, End
 from falconimg.jobs.submission import identity
 from falconimg.pipeline import Pipeline
 from falconimg.stores import File, Store
@@ -32,21 +32,28 @@ from falconimg.stores.paths import shown
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
-Report = Callable[[Claim, str, Mapping[str, Any]], bool]
-"""Puts on record what a claimed image has come to: see Ledger.end."""
 
-
-def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | None = None) -> bool:
+def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> bool:
     """Make the image and report it; False if another has it by now, and then nothing was reported.
 
-    It is reported by `end`, or else by the ledger's. One that found no memory in time, or was not begun because the
-    process stops, is given back: that was no attempt. So is one whose ledger does not answer in between.
+    Raises:
+        LedgerProblem: the ledger does not answer
+    """
+    end = made(claim, pipeline, ledger)
+    return end is None or ledger.end(*end)
+
+
+def made(claim: Claim, pipeline: Pipeline, ledger: Ledger, lease: Callable[[], float] = lambda: 0.0) -> End | None:
+    """Make the image: what it has come to, which is to be put on record; `lease` says until when it is known as held.
+
+    Nothing for one that found no memory in time, or was not begun because the process stops: it is given back, and
+    that was no attempt. So is one whose ledger does not answer in between.
 
     Raises:
         LedgerProblem: it does not
     """
     log.about.set({"job": claim.job, "index": claim.number})
-    store = Fenced(pipeline.store, claim, ledger)
+    store = Fenced(pipeline.store, claim, ledger, lease)
     outcome: Outcome | None
     try:
         job, _ = request.single(claim.image, claim.document, claim.number, claim.below, pipeline.settings, store)
@@ -65,8 +72,8 @@ def run_claimed(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | 
             raise store.trouble
         if outcome is None or (outcome.error and outcome.error.type == Stopping.type):
             ledger.give_back([claim])
-            return True
-    return (end or ledger.end)(claim, outcome.status, _answer(outcome, claim, store))
+            return None
+    return End(claim, outcome.status, _answer(outcome, claim, store))
 
 
 def _answer(outcome: Outcome, claim: Claim, store: Fenced) -> dict[str, Any]:
@@ -88,8 +95,8 @@ class Fenced:
     published: where another's file would be in the way, it is not.
     """
 
-    def __init__(self, store: Store, claim: Claim, ledger: Ledger) -> None:
-        self._store, self._claim, self._ledger = store, claim, ledger
+    def __init__(self, store: Store, claim: Claim, ledger: Ledger, lease: Callable[[], float]) -> None:
+        self._store, self._claim, self._ledger, self._lease = store, claim, ledger, lease
         self.hashes: dict[str, str] = {}  # of what was made, by path
         self.trouble: LedgerProblem | None = None  # why it was not known whether the claim still holds
         self.check_input, self.below_root, self.check_output = store.check_input, store.below_root, store.check_output
@@ -134,7 +141,7 @@ class Fenced:
         ours = {file.path for file in files if self._is_ours(file.path)}
         known = {} if if_exists == "overwrite" else self.hashes  # what is there is in nobody's way
         try:
-            held = self._ledger.about_to_publish(self._claim, known, names)
+            held = self._ledger.about_to_publish(self._claim, known, names, self._lease())
         except JobConflict as problem:
             raise Conflict(problem.detail) from None
         except LedgerProblem as problem:

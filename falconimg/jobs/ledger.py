@@ -48,7 +48,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from falconimg.errors import JobConflict, LedgerProblem, Poison, SettingsProblem, UnknownJob, WrongKey
-from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication, Turn
+from falconimg.jobs.record import ENDS, OPEN, PRIORITIES, Claim, End, Item, Message, Publication, Turn, Wish
 from falconimg.jobs.together import Together
 from falconimg.metrics import Waiting
 
@@ -193,6 +193,11 @@ HELD = (
     .order_by(ITEM.c.number)
     .with_for_update()
 )
+NAMES = (
+    select(OUTPUT.c.number, OUTPUT.c.name)
+    .where(OUTPUT.c.job == bindparam("a_job"), OUTPUT.c.number.in_(bindparam("numbers", expanding=True)))
+    .limit(CHUNK)
+)
 OWNERS = select(OUTPUT).where(OUTPUT.c.name.in_(bindparam("names", expanding=True)))
 READERS = (
     select(ITEM.c.input)
@@ -245,7 +250,7 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._together = Together(self._record)
-        self._busy = False  # whether there was something to claim just now
+        self._busy = False  # whether there was as much to claim as was asked for
         file = _file(url)
         self.is_file = file is not None
         self._log = file and file.with_name(f"{file.name}-wal")  # what SQLite writes to
@@ -352,15 +357,29 @@ class Ledger:
         One whose claimer ended with it may be what ended it. It is given alone, and only to a process that is `idle`,
         so that no other image is taken for poison; until then that process gets no other either.
         """
-        if most < 1:
-            return []
-        if not self._busy:
+        return self.end_and_claim([], Turn(most, seconds, idle) if most > 0 else None)[1]
+
+    def end_and_claim(self, ends: Sequence[End], turn: Turn | None) -> tuple[list[bool | Exception], list[Claim]]:
+        """These items have come to that, and the next ones of that turn, as `claim` gives them, in one transaction.
+
+        Returns: of each end whether it is on record, False if the item is no longer its claimer's, or why it could
+        not be; and the claims.
+        """
+        if turn and not ends and not self._busy:
             with self._reading() as connection:  # to look takes no lock
                 if not connection.execute(TURNS, {"most": 1}).first():
-                    return []
-        claims: list[Claim] = self._together(Turn(most, seconds, idle))
-        self._busy = bool(claims)
-        return claims
+                    return [], []
+        wishes: list[Wish] = [*ends]
+        if turn:
+            wishes.append(turn)
+        answers = self._together(wishes) if wishes else []
+        if not turn:
+            return answers, []
+        claims = answers.pop()
+        if isinstance(claims, Exception):
+            raise claims
+        self._busy = len(claims) == turn.most
+        return answers, claims
 
     def has_changed(self) -> bool:
         """Whether anybody may have written since the last call, which one thread makes; never if it is no file.
@@ -374,12 +393,15 @@ class Ledger:
                 self._seen = found.st_mtime_ns, found.st_size
         return self._seen != before
 
-    def renew(self, claims: Iterable[Claim], seconds: float) -> None:
-        """Set their leases anew, as far as they are still their claimer's."""
-        lease = time.time() + seconds
+    def renew(self, claims: Iterable[Claim], seconds: float) -> list[Claim]:
+        """Set their leases anew; those that are still their claimer's, with them."""
+        renewed = [claim._replace(lease=time.time() + seconds) for claim in sorted(claims, key=_key)]
         with self._writing() as connection:
-            for claim in sorted(claims, key=_key):
-                connection.execute(update(ITEM).where(_held(claim)).values(lease=lease))
+            return [
+                claim
+                for claim in renewed
+                if connection.execute(update(ITEM).where(_held(claim)).values(lease=claim.lease)).rowcount
+            ]
 
     def give_back(self, claims: Iterable[Claim]) -> None:
         """Let others have what was not begun; that was no attempt."""
@@ -388,35 +410,46 @@ class Ledger:
             for claim in sorted(claims, key=_key):
                 connection.execute(update(ITEM).where(_held(claim)).values(again))
 
-    def about_to_publish(self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str]) -> bool:
+    def about_to_publish(
+        self, claim: Claim, hashes: Mapping[str, str], names: Mapping[str, str], lease: float = 0.0
+    ) -> bool:
         """Record what is going to be published; whether the item is still its claimer's.
+
+        Where there is nothing to record, and the lease is not over by the one clock that all of SQLite's have, it is.
 
         Args:
             claim: whose
             hashes: SHA-256 by the path that the report has, of what a further execution has to know as its own
             names: the store's canonical name by that path, of all
+            lease: until when it is known to be the claimer's
 
         Raises:
             JobConflict: an open item of another job has one of the names
         """
-        return bool(self._together(Publication(claim, hashes, names)))
+        recorded = not hashes and claim.names.issuperset(map(digest_of, names.values()))
+        if recorded and self.is_file and time.time() < lease:
+            return True
+        return bool(self._only(Publication(claim, hashes, names)))
 
     def end(self, claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
         """The item has come to this; False if it is no longer its claimer's, and then nothing is changed.
 
         With the job's last item, the job ends; one that fails ends a job that stops on errors.
         """
-        return self.end_and_claim(claim, state, outcome, None)[0]
+        return bool(self._only(End(claim, state, outcome)))
 
-    def end_and_claim(
-        self, claim: Claim, state: str, outcome: Mapping[str, Any], turn: Turn | None
-    ) -> tuple[bool, list[Claim]]:
-        """As `end`, and the items of that turn, all at once."""
-        held, claims = self._together(End(claim, state, outcome, turn))
-        return held, claims
+    def _only(self, wish: Wish) -> Any:
+        [answer] = self._together([wish])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def _record(self, wishes: Sequence[Turn | Publication | End]) -> Sequence[Any]:
+    def _record(self, calls: Sequence[Sequence[Wish]]) -> Sequence[list[Any]]:
         """What several threads wish, in one transaction."""
+        answers = iter(self._answers([wish for wishes in calls for wish in wishes]))
+        return [list(islice(answers, len(wishes))) for wishes in calls]
+
+    def _answers(self, wishes: Sequence[Wish]) -> Sequence[Any]:
         try:
             with self._writing() as connection:
                 return _recorded(connection, wishes)
@@ -428,7 +461,7 @@ class Ledger:
         # another process was quicker by a moment, or waits for one of these as these do for it, or one is too large
         return [self._alone(wish) for wish in wishes]
 
-    def _alone(self, wish: Turn | Publication | End) -> Any:
+    def _alone(self, wish: Wish) -> Any:
         try:
             with self._writing() as connection:
                 [answer] = _recorded(connection, [wish])
@@ -657,7 +690,8 @@ class Ledger:
         query = select(ITEM.c.number, ITEM.c.image, ITEM.c.below).where(ITEM.c.job == id_, ITEM.c.state == "failed")
         with self._reading() as connection:
             _job(connection, id_)
-            return [(row.number, json.loads(row.image), row.below) for row in connection.execute(query)]
+            rows = connection.execute(query.order_by(ITEM.c.number))
+            return [(row.number, json.loads(row.image), row.below) for row in rows]
 
     def document(self, id_: str) -> dict[str, Any]:
         """A job's request without its images; raises UnknownJob."""
@@ -752,37 +786,30 @@ def _prepare(connection: Connection) -> None:
         )
 
 
-def _recorded(connection: Connection, wishes: Sequence[Turn | Publication | End]) -> list[Any]:
+def _recorded(connection: Connection, wishes: Sequence[Wish]) -> list[Any]:
     """What came of each; the ends are first, as others may have the names of what has ended, and claims last."""
     made = [wish for wish in wishes if not isinstance(wish, Turn)]
-    rounds = _held_rounds(connection, [wish.claim for wish in made])
+    rounds = _held_rounds(connection, [each.claim for each in made])
     ends: dict[str, dict[int, Ended]] = {}
-    for wish in made:
-        job, number, _ = key = wish.claim.key
-        if isinstance(wish, End) and key in rounds:
-            ends.setdefault(job, {})[number] = Ended(wish.state, wish.outcome, rounds[key])
+    for each in made:
+        job, number, _ = key = each.claim.key
+        if isinstance(each, End) and key in rounds:
+            ends.setdefault(job, {})[number] = Ended(each.state, each.outcome, rounds[key])
     for job in sorted(ends):  # as all do, so that no two wait for each other
         _end(connection, job, ends[job])
-    held = [wish for wish in made if isinstance(wish, Publication) and wish.claim.key in rounds]
+    held = [each for each in made if isinstance(each, Publication) and each.claim.key in rounds]
     refused = _publish(connection, held)
-    turns = [turn for wish in wishes if (turn := _turn(wish))]
+    turns = [wish for wish in wishes if isinstance(wish, Turn)]
     claims = _claims(connection, turns) if turns else iter(())
     answers: list[Any] = []
-    for each in wishes:
-        turn = _turn(each)
-        mine = list(islice(claims, turn.most)) if turn else []
-        if isinstance(each, Turn):
-            answers.append(mine)
-        elif isinstance(each, Publication):
-            answers.append(refused.get(each.claim.key, each.claim.key in rounds))
+    for wish in wishes:
+        if isinstance(wish, Turn):
+            answers.append(list(islice(claims, wish.most)))
+        elif isinstance(wish, Publication):
+            answers.append(refused.get(wish.claim.key, wish.claim.key in rounds))
         else:
-            answers.append((each.claim.key in rounds, mine))
+            answers.append(wish.claim.key in rounds)
     return answers
-
-
-def _turn(wish: Turn | Publication | End) -> Turn | None:
-    """The items that are wished for, with something else or alone."""
-    return wish if isinstance(wish, Turn) else wish.turn if isinstance(wish, End) else None
 
 
 def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
@@ -797,14 +824,21 @@ def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
     rows = fresh or (rows[:1] if all(turn.idle for turn in turns) else [])
     if not rows:
         return iter(())
-    mine, now = {row.job for row in rows}, time.time()
-    documents = {row.id: json.loads(row.document) for row in found if row.id in mine}
-    if queued := [row.id for row in found if row.id in mine and row.state == "queued"]:
+    numbers, now = dict[str, list[int]](), time.time()
+    for row in rows:
+        numbers.setdefault(row.job, []).append(row.number)
+    documents = {row.id: json.loads(row.document) for row in found if row.id in numbers}
+    if queued := [row.id for row in found if row.id in numbers and row.state == "queued"]:
         connection.execute(BEGIN_JOBS, {"jobs": queued, "now": now})
+    names: dict[tuple[str, int], list[str]] = {(row.job, row.number): [] for row in rows}
+    for job, mine in numbers.items():
+        for number, name in connection.execute(NAMES, {"a_job": job, "numbers": mine}):
+            names[job, number].append(name)
     claims = [
         Claim(
             row.job, row.number, row.fence + 1, row.attempts + 1, row.place, documents[row.job], json.loads(row.image),
-            row.below, row.identity, json.loads(row.hashes or "{}"),
+            row.below, row.identity, json.loads(row.hashes or "{}"), frozenset(names[row.job, row.number]),
+            now + max(turn.seconds for turn in turns),
         )
         for row in rows
     ]  # fmt: skip
@@ -813,7 +847,7 @@ def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
         [
             {
                 **_one(claim.job, claim.number), "a_fence": claim.fence, "an_attempt": claim.attempts,
-                "a_lease": now + max(turn.seconds for turn in turns),
+                "a_lease": claim.lease,
             }
             for claim in claims
         ],

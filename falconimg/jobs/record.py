@@ -36,6 +36,8 @@ class Claim(NamedTuple):
     below: str
     identity: str | None
     hashes: Mapping[str, str]
+    names: frozenset[str]  # digests of its outputs' names, as far as they were on record by then
+    lease: float
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -60,12 +62,15 @@ class Publication(NamedTuple):
 
 
 class End(NamedTuple):
-    """What a claimed item has come to, and what its claimer wants then."""
+    """What a claimed item has come to."""
 
     claim: Claim
     state: str
     outcome: Mapping[str, Any]
-    turn: Turn | None = None
+
+
+Wish = Turn | Publication | End
+"""What a process may want of the ledger, several at once."""
 
 
 class Message(NamedTuple):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Wish = TypeVar("Wish")
 Answer = TypeVar("Answer")
+
+
+class Broken(NamedTuple):
+    """Why there is no answer."""
+
+    error: Exception
 
 
 class _Call(Generic[Wish, Answer]):
@@ -15,17 +21,17 @@ class _Call(Generic[Wish, Answer]):
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
-        self.answers: list[Answer | Exception] = []  # one, as soon as it is there
+        self.answers: list[Answer | Broken] = []  # one, as soon as it is there
         self.woken = threading.Semaphore(0)  # there is an answer, or it is this thread's turn
 
 
 class Together(Generic[Wish, Answer]):
-    """Calls of one wish each; `do` is given all that have come together, and answers or refuses each in its place.
+    """Calls of one wish each; `do` is given all that have come together, and answers each in its place.
 
-    What `do` raises, each of them raises.
+    What it raises, each of them raises.
     """
 
-    def __init__(self, do: Callable[[Sequence[Wish]], Sequence[Answer | Exception]]) -> None:
+    def __init__(self, do: Callable[[Sequence[Wish]], Sequence[Answer]]) -> None:
         self._do = do
         self._lock = threading.Lock()
         self._waiting: list[_Call[Wish, Answer]] = []
@@ -42,8 +48,8 @@ class Together(Generic[Wish, Answer]):
         if not call.answers:
             self._turn()
         (answer,) = call.answers
-        if isinstance(answer, Exception):
-            raise answer
+        if isinstance(answer, Broken):
+            raise answer.error
         return answer
 
     def _turn(self) -> None:
@@ -51,9 +57,9 @@ class Together(Generic[Wish, Answer]):
         with self._lock:
             calls, self._waiting = self._waiting, []
         try:
-            came = self._do([call.wish for call in calls])
+            came: Sequence[Answer | Broken] = self._do([call.wish for call in calls])
         except Exception as error:  # noqa: BLE001  (it is raised to each who asked)
-            came = [error] * len(calls)
+            came = [Broken(error)] * len(calls)
         for call, answer in zip(calls, came, strict=True):
             call.answers.append(answer)
         with self._lock:

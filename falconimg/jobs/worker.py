@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from falconimg import log
 from falconimg.errors import LedgerProblem
 from falconimg.jobs import webhooks
-from falconimg.jobs.execution import Report, run_claimed
-from falconimg.jobs.record import Claim, Turn
+from falconimg.jobs.execution import made, run_claimed
+from falconimg.jobs.record import Claim, End, Turn
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
@@ -22,10 +24,15 @@ from falconimg.stores import Store
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
-RECORDING = 4
-"""Threads beyond FALCONIMG_POOL: so many wait for the ledger and the disk while as many as that make pictures."""
+WRITING, WRITING_FAR = 1, 4
+"""Threads beyond FALCONIMG_POOL: so many wait while others make pictures, for a disk here or for other machines."""
 READY = 2
 """Images that are ready for their turn, at least."""
+AHEAD = 16
+"""Images beyond these that are claimed ahead, at most, where as many ended within AHEAD_SECONDS."""
+AHEAD_SECONDS = 0.1
+GATHER_SECONDS = 0.05
+"""How long what has ended waits for others that end, as long as there is enough to make."""
 POLL_SECONDS = 0.2
 """How often an idle process looks for work."""
 LOOK_SECONDS = 0.05
@@ -82,6 +89,11 @@ class Keeper:
         with self._lock:
             self._held.pop(claim.key, None)
 
+    def lease(self, claim: Claim) -> float:
+        """Until when it is known to be held; 0 if it is not."""
+        held = self._held.get(claim.key)
+        return held.lease if held else 0.0
+
     def sweep(self) -> None:
         """Once: leases that are over, bells that were not heard, jobs that ended long ago."""
         for job, number, became in self.ledger.expire(self.settings.job_attempts):
@@ -93,8 +105,9 @@ class Keeper:
     def _renew(self) -> None:
         with self._lock:
             held = list(self._held.values())
-        if held:
-            self.ledger.renew(held, self.settings.lease_seconds)
+        renewed = self.ledger.renew(held, self.settings.lease_seconds) if held else []
+        with self._lock:
+            self._held.update({claim.key: claim for claim in renewed if claim.key in self._held})
 
     def _send(self) -> None:
         while messages := self.ledger.messages(1, webhooks.SECONDS):
@@ -132,19 +145,26 @@ def ring_unheard(ledger: Ledger, ring: Ring) -> None:
 
 
 class Worker:
-    """Claims items of the ledger for the process's pipeline until it is told to stop; no engine is needed."""
+    """Claims items of the ledger for the process's pipeline until it is told to stop; no engine is needed.
+
+    Threads make the images. Who calls `run` puts on record what they have come to, several at once, and claims the
+    next ones in the same transaction.
+    """
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
-        self.pipeline = Pipeline(replace(settings, pool=settings.pool + RECORDING), store)
-        self.width = self.pipeline.settings.pool + 3 * READY
+        writing = WRITING_FAR if settings.stores or not ledger.is_file else WRITING
+        self.pipeline = Pipeline(replace(settings, pool=settings.pool + writing), store)
         self.keeper = Keeper(self.settings, ledger)
-        self._ends: deque[float] = deque()  # of the last POLL_SECONDS, monotonic
-        self._threads = ThreadPoolExecutor(self.width, "job")
+        self._threads = ThreadPoolExecutor(self.pipeline.settings.pool + 1, "job")  # one plans its image meanwhile
         self._stopping = False
-        self._free = threading.Event()  # an image has ended
         self._lock = threading.Lock()
-        self._running: dict[tuple[str, int, int], Claim] = {}
+        self._running: dict[tuple[str, int, int], Claim] = {}  # also what has ended, until that is on record
+        self._ends: list[End] = []  # what is not on record yet
+        self._times: deque[float] = deque()  # when images ended, of the last AHEAD_SECONDS; monotonic
+        self._due = float("inf")  # when what has ended is to be on record; monotonic
+        self._woken = threading.Event()  # that is sooner now
+        self._hungry = True  # whether there was not enough to claim
         self._alone = False  # whether an image is made that may end the process
 
     def stop(self) -> None:
@@ -155,76 +175,96 @@ class Worker:
         """Make images until `stop`, or a step of one does not return; what runs then ends first."""
         self.keeper.start()
         while not (self._stopping or self.pipeline.hangs):
-            self._free.clear()
-            if not self._claimed():
-                self._wait()
+            self._record(claiming=True)
+            self._wait()
         end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
         while self._running and time.monotonic() < end:
-            time.sleep(0.01)
+            self._record(claiming=False)
+            self._woken.wait(LOOK_SECONDS)
+            self._woken.clear()
         self.keeper.close()
         self._threads.shutdown(wait=False)
 
     def _wait(self) -> None:
-        """Until an image has ended, or there may be more to make."""
+        """Until something is to be put on record, or there may be more to make."""
         end = time.monotonic() + (ASK_SECONDS if self.ledger.is_file else POLL_SECONDS)
-        while not (self._free.wait(LOOK_SECONDS) or self.ledger.has_changed() or time.monotonic() > end):
-            pass
+        while (left := min(end, self._due) - time.monotonic()) > 0:
+            if not self._woken.wait(min(left, LOOK_SECONDS)) and self._hungry and self.ledger.has_changed():
+                return
+            self._woken.clear()
 
-    def _claimed(self) -> bool:
-        """Whether there was something to do, and room for it."""
+    def _record(self, claiming: bool) -> None:
+        """Put on record what has ended, and begin what is next."""
+        with self._lock:
+            ends, self._ends, self._due = self._ends, [], float("inf")
+            left = len(self._running) - len(ends)
+            self._alone = self._alone and left > 0
+            room = max(0, self._width() - left) if claiming and not self._alone else 0
+        turn = Turn(room, self.settings.lease_seconds, idle=not left) if room else None
         try:
-            claims = self.ledger.claim(max(0, self._room()), self.settings.lease_seconds, idle=not self._running)
+            answers, claims = self.ledger.end_and_claim(ends, turn)
         except LedgerProblem as problem:
             log.logger.error("ledger", detail=problem.detail)
+            with self._lock:
+                self._ends = [*ends, *self._ends]
             time.sleep(1)
-            return False
+            return
+        for end, answer in zip(ends, answers, strict=True):
+            about = {"job": end.claim.job, "index": end.claim.number}
+            if isinstance(answer, LedgerProblem):
+                log.logger.error("image_not_reported", detail=answer.detail, **about)
+            elif not answer:
+                log.logger.warning("image_lost", **about)
+            self._let_go(end.claim)
         self.keeper.hold(claims)
+        self._hungry = len(claims) < room
         with self._lock:
             self._alone = self._alone or any(claim.attempts > 1 for claim in claims)
             self._running.update({claim.key: claim for claim in claims})
         for claim in claims:
             self._threads.submit(self._make, claim)
-        return bool(claims)
 
-    def _room(self) -> int:
-        """How many are to be claimed, below 0 if there are too many: as many as no other process could begin sooner."""
+    def _width(self) -> int:
+        """How many may be this process's at the same time: as many as no other process could begin sooner."""
+        while self._times and self._times[0] < time.monotonic() - AHEAD_SECONDS:
+            self._times.popleft()
+        return self.settings.pool + READY + min(AHEAD, len(self._times))
+
+    def _make(self, claim: Claim) -> None:
+        end = None
+        with reported_or_not():
+            end = made(claim, self.pipeline, self.ledger, partial(self.keeper.lease, claim))
+        if not end:
+            self._let_go(claim)
+        now = time.monotonic()
         with self._lock:
-            while self._ends and self._ends[0] < time.monotonic() - POLL_SECONDS:
-                self._ends.popleft()
-            width = min(self.width, self.settings.pool + READY + len(self._ends))
-            return -1 if self._alone else width - len(self._running)
+            self._times.append(now)
+            if end:
+                self._ends.append(end)
+            few = len(self._running) - len(self._ends) < self.settings.pool + READY
+            due = now if few else min(self._due, now + GATHER_SECONDS)
+            sooner, self._due = due < self._due, due
+        if sooner:
+            self._woken.set()
 
-    def _make(self, first: Claim) -> None:
-        """Make an image, and the next one as long as there is one to be had with the last one's end."""
-        claims = [first]
-
-        def end(claim: Claim, state: str, outcome: Mapping[str, Any]) -> bool:
-            with self._lock:
-                self._ends.append(time.monotonic())
-            again = self._room() >= 0 and not (self._stopping or self.pipeline.hangs)
-            turn = Turn(1, self.settings.lease_seconds, idle=False) if again else None
-            held, found = self.ledger.end_and_claim(claim, state, outcome, turn)
-            self.keeper.hold(found)
-            with self._lock:
-                self._running.update({claim.key: claim for claim in found})
-            claims.extend(found)
-            return held
-
-        while claims:
-            claim = claims.pop()
-            make(claim, self.pipeline, self.ledger, end)
-            self.keeper.let_go(claim)
-            with self._lock:
-                del self._running[claim.key]
-                self._alone = False
-        self._free.set()
+    def _let_go(self, claim: Claim) -> None:
+        self.keeper.let_go(claim)
+        with self._lock:
+            del self._running[claim.key]
 
 
-def make(claim: Claim, pipeline: Pipeline, ledger: Ledger, end: Report | None = None) -> None:
-    """Make a claimed image; what keeps it from being reported leaves it to the next attempt, when its lease is over."""
-    try:
-        if not run_claimed(claim, pipeline, ledger, end):
+def make(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> None:
+    """Make a claimed image and report it."""
+    with reported_or_not():
+        if not run_claimed(claim, pipeline, ledger):
             log.logger.warning("image_lost")
+
+
+@contextmanager
+def reported_or_not() -> Iterator[None]:
+    """What keeps an image from being reported leaves it to the next attempt, when its lease is over."""
+    try:
+        yield
     except LedgerProblem as problem:
         log.logger.error("image_not_reported", detail=problem.detail)
     except Exception:  # noqa: BLE001  (its lease ends)
