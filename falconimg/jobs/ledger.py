@@ -251,10 +251,7 @@ class Ledger:
         self.engine = _engine(url)
         self._together = Together(self._record)
         self._busy = False  # whether there was as much to claim as was asked for
-        file = _file(url)
-        self.is_file = file is not None
-        self._log = file and file.with_name(f"{file.name}-wal")  # what SQLite writes to
-        self._seen = 0, 0
+        self.file = file = _file(url)
         try:
             if file:
                 file.parent.mkdir(0o700, parents=True, exist_ok=True)
@@ -275,10 +272,13 @@ class Ledger:
         self.engine.dispose()
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """One transaction, alone with what it looks at."""
+    def _writing(self, more: bool = False) -> Iterator[Connection]:
+        """One transaction, alone with what it looks at; afterwards there may be `more` to claim."""
         with _answering(), self.engine.connect().execution_options(write=True) as connection, connection.begin():
             yield connection
+        if more and self.file:
+            with suppress(OSError):  # who waits asks by itself too
+                os.utime(self.file)  # its Waker sees that
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -331,7 +331,7 @@ class Ledger:
         names = [(path, number) for number, item in enumerate(items) for path in item.outputs]
         outputs = _outputs(id_, names)
         try:
-            with self._writing() as connection:
+            with self._writing(more=True) as connection:
                 if key and (found := _of_key(connection, key, digest)):
                     return found, False
                 _require_free(connection, [path for path, _ in names])
@@ -381,18 +381,6 @@ class Ledger:
         self._busy = len(claims) == turn.most
         return answers, claims
 
-    def has_changed(self) -> bool:
-        """Whether anybody may have written since the last call, which one thread makes; never if it is no file.
-
-        To look at SQLite's log as a file takes a twentieth of what asking it for its version does.
-        """
-        before = self._seen
-        if self._log:
-            with suppress(FileNotFoundError):
-                found = self._log.stat()
-                self._seen = found.st_mtime_ns, found.st_size
-        return self._seen != before
-
     def renew(self, claims: Iterable[Claim], seconds: float) -> list[Claim]:
         """Set their leases anew; those that are still their claimer's, with them."""
         renewed = [claim._replace(lease=time.time() + seconds) for claim in sorted(claims, key=_key)]
@@ -406,7 +394,7 @@ class Ledger:
     def give_back(self, claims: Iterable[Claim]) -> None:
         """Let others have what was not begun; that was no attempt."""
         again = {"state": "pending", "lease": None, "attempts": ITEM.c.attempts - 1, "rung": None, "rings": 0}
-        with self._writing() as connection:
+        with self._writing(more=True) as connection:
             for claim in sorted(claims, key=_key):
                 connection.execute(update(ITEM).where(_held(claim)).values(again))
 
@@ -427,7 +415,7 @@ class Ledger:
             JobConflict: an open item of another job has one of the names
         """
         recorded = not hashes and claim.names.issuperset(map(digest_of, names.values()))
-        if recorded and self.is_file and time.time() < lease:
+        if recorded and self.file and time.time() < lease:
             return True
         return bool(self._only(Publication(claim, hashes, names)))
 
@@ -484,7 +472,7 @@ class Ledger:
             if not connection.execute(over.limit(1)).first():
                 return []
         found = []
-        with self._writing() as connection:
+        with self._writing(more=True) as connection:
             in_order = over.order_by(ITEM.c.job, ITEM.c.number).limit(CHUNK)
             for row in connection.execute(in_order.with_for_update(skip_locked=True)).all():
                 closing = _counts(connection, row.job).closing
@@ -678,11 +666,11 @@ class Ledger:
             JobConflict: it has not ended, or nothing of it failed, or an open job has one of the names
         """
         try:
-            with self._writing() as connection:
+            with self._writing(more=True) as connection:
                 return _retried(connection, id_, names, identities)
         except IntegrityError:
             # another process was quicker by a moment (PostgreSQL): now it can be seen
-            with self._writing() as connection:
+            with self._writing(more=True) as connection:
                 return _retried(connection, id_, names, identities)
 
     def failed(self, id_: str) -> list[tuple[int, dict[str, Any], str]]:

@@ -17,6 +17,7 @@ from falconimg.errors import LedgerProblem
 from falconimg.jobs import webhooks
 from falconimg.jobs.execution import made, run_claimed
 from falconimg.jobs.record import Claim, End, Turn
+from falconimg.jobs.waker import Waker
 from falconimg.pipeline import Pipeline
 from falconimg.settings import Settings
 from falconimg.stores import Store
@@ -34,11 +35,9 @@ AHEAD_SECONDS = 0.1
 GATHER_SECONDS = 0.05
 """How long what has ended waits for others that end, as long as there is enough to make."""
 POLL_SECONDS = 0.2
-"""How often an idle process looks for work."""
-LOOK_SECONDS = 0.05
-"""How often it looks whether SQLite was written to, which costs next to nothing; then it asks only then."""
+"""How often an idle process asks for work."""
 ASK_SECONDS = 1.0
-"""How often it asks SQLite all the same: a file's time is not that exact."""
+"""How often it does where it is woken by what others write, all the same."""
 SWEEP_SECONDS = 2.0
 """How often leases that are over are looked for: with the lease's length, how long an image lies after its worker."""
 SENDERS = 4
@@ -153,7 +152,7 @@ class Worker:
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
-        writing = WRITING_FAR if settings.stores or not ledger.is_file else WRITING
+        writing = WRITING_FAR if settings.stores or ledger.file is None else WRITING
         self.pipeline = Pipeline(replace(settings, pool=settings.pool + writing), store)
         self.keeper = Keeper(self.settings, ledger)
         self._threads = ThreadPoolExecutor(self.pipeline.settings.pool + 1, "job")  # one plans its image meanwhile
@@ -163,13 +162,14 @@ class Worker:
         self._ends: list[End] = []  # what is not on record yet
         self._times: deque[float] = deque()  # when images ended, of the last AHEAD_SECONDS; monotonic
         self._due = float("inf")  # when what has ended is to be on record; monotonic
-        self._woken = threading.Event()  # that is sooner now
+        self._waker = Waker(ledger.file)
         self._hungry = True  # whether there was not enough to claim
         self._alone = False  # whether an image is made that may end the process
 
     def stop(self) -> None:
         """Claim no more; safe to call from a signal's handler, which takes no lock."""
         self._stopping = True
+        self._waker.wake()
 
     def run(self) -> None:
         """Make images until `stop`, or a step of one does not return; what runs then ends first."""
@@ -180,18 +180,16 @@ class Worker:
         end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
         while self._running and time.monotonic() < end:
             self._record(claiming=False)
-            self._woken.wait(LOOK_SECONDS)
-            self._woken.clear()
+            self._waker.wait(POLL_SECONDS, touches=False)
         self.keeper.close()
         self._threads.shutdown(wait=False)
 
     def _wait(self) -> None:
         """Until something is to be put on record, or there may be more to make."""
-        end = time.monotonic() + (ASK_SECONDS if self.ledger.is_file else POLL_SECONDS)
-        while (left := min(end, self._due) - time.monotonic()) > 0:
-            if not self._woken.wait(min(left, LOOK_SECONDS)) and self._hungry and self.ledger.has_changed():
+        end = time.monotonic() + (ASK_SECONDS if self._waker.tells else POLL_SECONDS)
+        while (left := min(end, self._due) - time.monotonic()) > 0 and not self._stopping:
+            if self._waker.wait(left, touches=self._hungry):
                 return
-            self._woken.clear()
 
     def _record(self, claiming: bool) -> None:
         """Put on record what has ended, and begin what is next."""
@@ -245,7 +243,7 @@ class Worker:
             due = now if few else min(self._due, now + GATHER_SECONDS)
             sooner, self._due = due < self._due, due
         if sooner:
-            self._woken.set()
+            self._waker.wake()
 
     def _let_go(self, claim: Claim) -> None:
         self.keeper.let_go(claim)
