@@ -414,6 +414,22 @@ def test_with_items_ends_their_claimer_has_the_next_ones(ledger: Ledger) -> None
     assert ledger.end_and_claim([], None) == ([], [])
 
 
+def test_ends_that_are_on_record_are_so_though_nothing_could_be_claimed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = submitted(ledger, 2)
+    [claim] = claimed(ledger)
+
+    def refuse(*_: object) -> None:
+        raise IntegrityError("", None, Exception("another was quicker"))
+
+    monkeypatch.setattr(module, "_claims", refuse)
+    assert ledger.end_and_claim([End(claim, "done", DONE)], Turn(1, 60, idle=False)) == ([True], [])
+    assert ledger.job(id_)["done"] == 1
+    with pytest.raises(LedgerProblem, match="another was quicker"):
+        ledger.end_and_claim([], Turn(1, 60, idle=True))
+
+
 def test_turns_of_several_threads_have_different_items(ledger: Ledger) -> None:
     submitted(ledger, 5)
     turns = [Turn(1, 60, idle=False), Turn(2, 60, idle=False), Turn(9, 60, idle=False)]

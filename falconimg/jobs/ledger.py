@@ -363,7 +363,7 @@ class Ledger:
         """These items have come to that, and the next ones of that turn, as `claim` gives them, in one transaction.
 
         Returns: of each end whether it is on record, False if the item is no longer its claimer's, or why it could
-        not be; and the claims.
+        not be; and the claims, none where the ends alone could be recorded.
         """
         if turn and not ends and not self._busy:
             with self._reading() as connection:  # to look takes no lock
@@ -377,7 +377,9 @@ class Ledger:
             return answers, []
         claims = answers.pop()
         if isinstance(claims, Exception):
-            raise claims
+            if not ends:
+                raise claims
+            claims = []
         self._busy = len(claims) == turn.most
         return answers, claims
 
