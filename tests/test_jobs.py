@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Desk:
         self.ledger = Ledger(url)
         self.worker = Worker(server.pipeline.settings, server.pipeline.store, self.ledger)
         self.thread = threading.Thread(target=self.worker.run, daemon=True)
+        self.closed = False
 
     def submit(self, images: Any, headers: dict[str, str] | None = None, **more: Any) -> Result:
         return self.server.post("/v1/jobs", {"images": images, **more}, headers=headers or {})
@@ -75,11 +78,15 @@ class Desk:
         return shown
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         self.worker.stop()
         if self.thread.is_alive():
             self.thread.join(SECONDS)
             assert not self.thread.is_alive()
         self.worker.pipeline.threads.close()
+        self.worker._waker.close()
         self.ledger.close()
 
 
@@ -618,6 +625,95 @@ def test_what_an_image_has_come_to_is_kept_while_the_ledger_does_not_answer(
     assert desk.ended(id_)["done"] == 3
     assert sorted(began) == [0, 1, 2]  # none twice
     assert capsys.readouterr().err.count("it is locked") == 2
+
+
+def test_a_worker_that_waits_is_told_of_a_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ASK_SECONDS", 10 * SECONDS)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 10 * SECONDS if sys.platform == "linux" else 0.2)
+    desk.start()
+    for n in range(3):
+        time.sleep(0.1)
+        assert desk.ended(desk.submitted(image(f"out/{n}.png")))["done"] == 1
+
+
+def test_a_closing_job_delays_the_next_one_for_no_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ASK_SECONDS", 10 * SECONDS)
+    monkeypatch.setattr("falconimg.jobs.ledger.CANCELLED", 2)
+    none = {"input": "in/none.png", "output": "out/none.png"}
+    first = desk.submitted(none, *(image(f"out/{n}.png") for n in range(40)), on_error="stop")
+    second = desk.submitted(image("out/last.png"))
+    desk.start()
+    assert desk.ended(second)["done"] == 1
+    assert desk.ended(first)["skipped"] > 20
+
+
+def test_a_worker_whose_lease_holds_publishes_without_asking(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.ledger, "_only", raising(AssertionError("it was asked")))
+    ends = desk.submitted(image("out/b.png"), image("out/c.png"))
+    desk.start()
+    assert desk.ended(ends)["done"] == 2
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_claimed_ahead(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, go_on, begun = execution.made, threading.Event(), threading.Event()
+
+    def held_up(*args: Any) -> End | None:
+        begun.set()
+        assert go_on.wait(SECONDS)
+        return real(*args)
+
+    monkeypatch.setattr(worker, "made", held_up)
+    desk.worker._threads = ThreadPoolExecutor(1)
+    id_ = desk.submitted(*(image(f"out/{n}.png") for n in range(3)))
+    desk.start()
+    assert begun.wait(SECONDS)
+    desk.worker.stop()
+    wait_for(lambda: [each["status"] for each in desk.ledger.images(id_, -1, 9)] == ["running", "pending", "pending"])
+    go_on.set()
+    desk.thread.join(SECONDS)
+    assert not desk.thread.is_alive()
+    assert [each["status"] for each in desk.ledger.images(id_, -1, 9)] == ["done", "pending", "pending"]
+    assert [claim.attempts for claim in desk.ledger.claim(9, 60)] == [1, 1]
+
+
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_ledger_that_does_not_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = desk.ledger.end_and_claim
+
+    def faulty(ends: Sequence[End], turn: Turn | None) -> Any:
+        if ends:
+            raise LedgerProblem("it is locked")
+        return real(ends, turn)
+
+    monkeypatch.setattr(desk.ledger, "end_and_claim", faulty)
+    desk.submitted(image())
+    desk.start()
+    wait_for((desk.server.root / "out/a.png").exists)
+    desk.worker.stop()
+    desk.thread.join(SECONDS)
+    assert not desk.thread.is_alive()
+
+
+def test_a_worker_goes_on_after_what_nobody_foresaw(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, faults = desk.ledger.end_and_claim, iter([ZeroDivisionError("a fault of ours")])
+
+    def faulty(ends: Sequence[End], turn: Turn | None) -> Any:
+        if ends and (fault := next(faults, None)):
+            raise fault
+        return real(ends, turn)
+
+    monkeypatch.setattr(desk.ledger, "end_and_claim", faulty)
+    first = desk.submitted(image())
+    desk.start()
+    wait_for(lambda: not desk.worker._running and (desk.server.root / "out/a.png").exists())
+    assert desk.ended(desk.submitted(image("out/b.png")))["done"] == 1
+    assert desk.get(f"/{first}").json["state"] == "running"  # until its lease is over
+    assert "a fault of ours" in capsys.readouterr().err
 
 
 def test_a_worker_renews_its_leases(make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from falconimg.errors import JobConflict, LedgerProblem, SettingsProblem, UnknownJob, WrongKey
 from falconimg.jobs import ledger as module
@@ -430,11 +430,48 @@ def test_ends_that_are_on_record_are_so_though_nothing_could_be_claimed(
         ledger.end_and_claim([], Turn(1, 60, idle=True))
 
 
+def test_ends_of_which_the_database_knows_nothing_are_not_tried_one_by_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = submitted(ledger, 3)
+    ends = [End(claim, "done", DONE) for claim in claimed(ledger, 3)]
+    tried: list[object] = []
+    gone = Exception("the connection is gone")
+    gone.sqlstate = None  # type: ignore[attr-defined]  # as psycopg has it where it was not the server that refused
+
+    def refuse(*_: object) -> None:
+        tried.append(1)
+        raise OperationalError("", None, gone)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_recorded", refuse)
+        with pytest.raises(LedgerProblem, match="does not answer"):
+            ledger.end_and_claim(ends, None)
+    assert len(tried) == 1
+    assert ledger.end_and_claim(ends, None) == ([True] * 3, [])
+    assert ledger.job(id_)["done"] == 3
+
+
+def test_of_a_closing_job_that_is_in_the_way_it_is_said_that_there_may_be_more(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CANCELLED", 2)
+    stopped = submitted(ledger, 6, document={"on_error": "stop"})
+    other = submitted(ledger, 1)
+    told: list[object] = []
+    monkeypatch.setattr(ledger, "_tell", lambda: told.append(1))
+    assert ledger.end(claimed(ledger)[0], "failed", FAILED)
+    turns = [claimed(ledger) for _ in range(3)]
+    assert [[claim.job for claim in claims] for claims in turns] == [[], [], [other]]
+    assert len(told) == 2
+    assert ledger.job(stopped)["skipped"] == 5
+
+
 def test_turns_of_several_threads_have_different_items(ledger: Ledger) -> None:
     submitted(ledger, 5)
     turns = [Turn(1, 60, idle=False), Turn(2, 60, idle=False), Turn(9, 60, idle=False)]
     answers = ledger._record([[turn] for turn in turns])
-    assert [[claim.number for claim in claims] for [claims] in answers] == [[0], [1, 2], [3, 4]]
+    assert [[claim.number for claim in given.claims] for [given] in answers] == [[0], [1, 2], [3, 4]]
 
 
 def test_what_is_held_for_sure_is_published_without_asking(ledger: Ledger) -> None:
@@ -477,7 +514,7 @@ def test_what_threads_record_at_once_is_one_transaction_and_each_has_its_own_ans
     )
     event.remove(ledger.engine, "commit", count)
     assert len(commits) == 1
-    assert (answers[0], answers[2:]) == ([True], [[True, []], [True, False]])
+    assert (answers[0], answers[2:]) == ([True], [[True, ([], False)], [True, False]])
     assert f"one of {id_}'s" in str(answers[1][0])
     assert ledger.job(other)["state"] == "done"
     assert [image["status"] for image in ledger.images(id_, -1, 9)] == ["failed", *["running"] * 3, "skipped"]

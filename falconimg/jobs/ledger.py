@@ -229,6 +229,17 @@ COUNTS = select(
 ADD_OUTPUTS, ADD_EVENTS = insert(OUTPUT), insert(EVENT)
 
 
+class Away(LedgerProblem):
+    """The database does not answer at all."""
+
+
+class Given(NamedTuple):
+    """What a turn came to: claims, and whether there may be more at once: a job that is closing was in the way."""
+
+    claims: list[Claim]
+    more: bool
+
+
 class Ended(NamedTuple):
     """What an item came to, in which of its rounds."""
 
@@ -276,9 +287,14 @@ class Ledger:
         """One transaction, alone with what it looks at; afterwards there may be `more` to claim."""
         with _answering(), self.engine.connect().execution_options(write=True) as connection, connection.begin():
             yield connection
-        if more and self.file:
-            with suppress(OSError):  # who waits asks by itself too
-                os.utime(self.file)  # its Waker sees that
+        if more:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake the processes that wait for something to claim in SQLite."""
+        if self.file:
+            with suppress(OSError):  # they ask by themselves too
+                os.utime(self.file)  # their Wakers see that
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -375,13 +391,15 @@ class Ledger:
         answers = self._together(wishes) if wishes else []
         if not turn:
             return answers, []
-        claims = answers.pop()
-        if isinstance(claims, Exception):
+        given = answers.pop()
+        if isinstance(given, Exception):
             if not ends:
-                raise claims
-            claims = []
-        self._busy = len(claims) == turn.most
-        return answers, claims
+                raise given
+            return answers, []
+        self._busy = len(given.claims) == turn.most or given.more
+        if given.more:
+            self._tell()
+        return answers, given.claims
 
     def renew(self, claims: Iterable[Claim], seconds: float) -> list[Claim]:
         """Set their leases anew; those that are still their claimer's, with them."""
@@ -445,8 +463,9 @@ class Ledger:
                 return _recorded(connection, wishes)
         except IntegrityError:
             pass
-        except LedgerProblem:
-            if self.engine.dialect.name == "sqlite":  # it is busy, or its disk is full: so it is for each
+        except LedgerProblem as problem:
+            # SQLite is busy, or its disk is full: so it is for each
+            if self.engine.dialect.name == "sqlite" or isinstance(problem, Away):
                 raise
         # another process was quicker by a moment, or waits for one of these as these do for it, or one is too large
         return [self._alone(wish) for wish in wishes]
@@ -455,6 +474,8 @@ class Ledger:
         try:
             with self._writing() as connection:
                 [answer] = _recorded(connection, [wish])
+        except Away:
+            raise
         except LedgerProblem as problem:
             return problem
         except IntegrityError as error:
@@ -725,8 +746,9 @@ def _engine(url: str) -> Engine:
 
 
 def _postgresql(url: str) -> Engine:
+    patience = {} if "connect_timeout" in make_url(url).query else {"connect_timeout": int(BUSY_SECONDS)}
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True, connect_args=patience)
     except ImportError:
         raise SettingsProblem("FALCONIMG_LEDGER: expected falconimg[celery] to be installed, came none") from None
 
@@ -790,11 +812,11 @@ def _recorded(connection: Connection, wishes: Sequence[Wish]) -> list[Any]:
     held = [each for each in made if isinstance(each, Publication) and each.claim.key in rounds]
     refused = _publish(connection, held)
     turns = [wish for wish in wishes if isinstance(wish, Turn)]
-    claims = _claims(connection, turns) if turns else iter(())
+    claims, more = _claims(connection, turns) if turns else (iter(()), False)
     answers: list[Any] = []
     for wish in wishes:
         if isinstance(wish, Turn):
-            answers.append(list(islice(claims, wish.most)))
+            answers.append(Given(list(islice(claims, wish.most)), more))
         elif isinstance(wish, Publication):
             answers.append(refused.get(wish.claim.key, wish.claim.key in rounds))
         else:
@@ -802,8 +824,8 @@ def _recorded(connection: Connection, wishes: Sequence[Wish]) -> list[Any]:
     return answers
 
 
-def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
-    """The next items, for all of these together."""
+def _claims(connection: Connection, turns: Sequence[Turn]) -> tuple[Iterator[Claim], bool]:
+    """The next items, for all of these together, and whether there may be more at once."""
     rows = connection.execute(TURNS, {"most": sum(turn.most for turn in turns)}).all()
     found = connection.execute(DOCUMENTS, {"jobs": sorted({row.job for row in rows})}).all() if rows else []
     closing = {row.id for row in found if row.closing}
@@ -813,7 +835,7 @@ def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
     fresh = list(takewhile(lambda row: not row.attempts, rows))
     rows = fresh or (rows[:1] if all(turn.idle for turn in turns) else [])
     if not rows:
-        return iter(())
+        return iter(()), bool(closing)
     numbers, now = dict[str, list[int]](), time.time()
     for row in rows:
         numbers.setdefault(row.job, []).append(row.number)
@@ -842,7 +864,7 @@ def _claims(connection: Connection, turns: Sequence[Turn]) -> Iterator[Claim]:
             for claim in claims
         ],
     )  # fmt: skip
-    return iter(claims)
+    return iter(claims), bool(closing)
 
 
 def _one(job: str, number: int) -> dict[str, Any]:
@@ -1088,7 +1110,7 @@ def _answering() -> Iterator[None]:
     except SQLAlchemyError as error:
         # what of a connection failed is not for clients: it names the database's host
         away = isinstance(error, OperationalError) and not getattr(error.orig, "sqlstate", "SQLite's has none")
-        raise LedgerProblem("the database does not answer" if away else _said(error)) from error
+        raise (Away("the database does not answer") if away else LedgerProblem(_said(error))) from error
 
 
 def _said(error: BaseException | None) -> str:

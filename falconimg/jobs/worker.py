@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -152,15 +152,18 @@ class Worker:
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
-        writing = WRITING_FAR if settings.stores or ledger.file is None else WRITING
-        self.pipeline = Pipeline(replace(settings, pool=settings.pool + writing), store)
+        far = any(settings.object_stores) or settings.http_hosts or ledger.file is None
+        self.pipeline = Pipeline(replace(settings, pool=settings.pool + (WRITING_FAR if far else WRITING)), store)
         self.keeper = Keeper(self.settings, ledger)
-        self._threads = ThreadPoolExecutor(self.pipeline.settings.pool + 1, "job")  # one plans its image meanwhile
+        # one plans its image meanwhile; from afar several read theirs
+        self._threads = ThreadPoolExecutor(self.pipeline.settings.pool + (WRITING_FAR if far else WRITING), "job")
         self._stopping = False
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int, int], Claim] = {}  # also what has ended, until that is on record
+        self._begun: set[tuple[str, int, int]] = set()  # of these
         self._ends: list[End] = []  # what is not on record yet
-        self._times: deque[float] = deque()  # when images ended, of the last AHEAD_SECONDS; monotonic
+        self._recording = 0  # how many of them are on their way there
+        self._times: deque[float] = deque()  # when images were done, of the last AHEAD_SECONDS; monotonic
         self._due = float("inf")  # when what has ended is to be on record; monotonic
         self._waker = Waker(ledger.file)
         self._hungry = True  # whether there was not enough to claim
@@ -177,12 +180,13 @@ class Worker:
         while not (self._stopping or self.pipeline.hangs):
             self._record(claiming=True)
             self._wait()
+        self._give_back()
         end = time.monotonic() + self.settings.graceful_seconds + self.settings.image_seconds
         while self._running and time.monotonic() < end:
-            self._record(claiming=False)
             self._waker.wait(POLL_SECONDS, touches=False)
+            if not self._record(claiming=False) and len(self._ends) == len(self._running):
+                break  # their leases end
         self.keeper.close()
-        self._threads.shutdown(wait=False)
 
     def _wait(self) -> None:
         """Until something is to be put on record, or there may be more to make."""
@@ -191,36 +195,44 @@ class Worker:
             if self._waker.wait(left, touches=self._hungry):
                 return
 
-    def _record(self, claiming: bool) -> None:
-        """Put on record what has ended, and begin what is next."""
+    def _record(self, claiming: bool) -> bool:
+        """Put on record what has ended, and begin what is next; False if the ledger does not answer."""
         with self._lock:
             ends, self._ends, self._due = self._ends, [], float("inf")
+            self._recording = len(ends)
             left = len(self._running) - len(ends)
             self._alone = self._alone and left > 0
             room = max(0, self._width() - left) if claiming and not self._alone else 0
         turn = Turn(room, self.settings.lease_seconds, idle=not left) if room else None
+        answers: Sequence[bool | Exception]
         try:
             answers, claims = self.ledger.end_and_claim(ends, turn)
         except LedgerProblem as problem:
             log.logger.error("ledger", detail=problem.detail)
             with self._lock:
-                self._ends = [*ends, *self._ends]
+                self._ends, self._recording = [*ends, *self._ends], 0
             time.sleep(1)
-            return
+            return False
+        except Exception as error:  # noqa: BLE001  (their leases end)
+            log.logger.exception("unforeseen", what="end_and_claim")
+            answers, claims = [error] * len(ends), []
+            time.sleep(1)
         for end, answer in zip(ends, answers, strict=True):
             about = {"job": end.claim.job, "index": end.claim.number}
-            if isinstance(answer, LedgerProblem):
-                log.logger.error("image_not_reported", detail=answer.detail, **about)
+            if isinstance(answer, Exception):
+                log.logger.error("image_not_reported", detail=getattr(answer, "detail", ""), **about)
             elif not answer:
                 log.logger.warning("image_lost", **about)
             self._let_go(end.claim)
         self.keeper.hold(claims)
         self._hungry = len(claims) < room
         with self._lock:
+            self._recording = 0
             self._alone = self._alone or any(claim.attempts > 1 for claim in claims)
             self._running.update({claim.key: claim for claim in claims})
         for claim in claims:
             self._threads.submit(self._make, claim)
+        return True
 
     def _width(self) -> int:
         """How many may be this process's at the same time: as many as no other process could begin sooner."""
@@ -229,6 +241,10 @@ class Worker:
         return self.settings.pool + READY + min(AHEAD, len(self._times))
 
     def _make(self, claim: Claim) -> None:
+        with self._lock:
+            if claim.key not in self._running:
+                return  # it was given back
+            self._begun.add(claim.key)
         end = None
         with reported_or_not():
             end = made(claim, self.pipeline, self.ledger, partial(self.keeper.lease, claim))
@@ -236,19 +252,34 @@ class Worker:
             self._let_go(claim)
         now = time.monotonic()
         with self._lock:
-            self._times.append(now)
             if end:
                 self._ends.append(end)
-            few = len(self._running) - len(self._ends) < self.settings.pool + READY
+                if end.state == "done":
+                    self._times.append(now)
+            few = len(self._running) - self._recording - len(self._ends) < self.settings.pool + READY
             due = now if few else min(self._due, now + GATHER_SECONDS)
             sooner, self._due = due < self._due, due
         if sooner:
             self._waker.wake()
 
+    def _give_back(self) -> None:
+        """Let others have what was claimed and is not begun."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            waiting = [claim for key, claim in self._running.items() if key not in self._begun]
+            for claim in waiting:
+                del self._running[claim.key]
+        if waiting:
+            with reported_or_not():
+                self.ledger.give_back(waiting)
+        for claim in waiting:
+            self.keeper.let_go(claim)
+
     def _let_go(self, claim: Claim) -> None:
         self.keeper.let_go(claim)
         with self._lock:
             del self._running[claim.key]
+            self._begun.discard(claim.key)
 
 
 def make(claim: Claim, pipeline: Pipeline, ledger: Ledger) -> None:
