@@ -603,6 +603,22 @@ def test_what_several_images_come_to_is_one_transaction(desk: Desk, monkeypatch:
     assert len(list(filter(None, counts))) < 100
 
 
+def test_what_has_ended_waits_for_others_as_long_as_there_is_enough_to_make(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "made", lambda claim, *_: End(claim, "done", {}))
+    desk.submitted(*(image(f"out/{n}.png") for n in range(20)))
+    claims = desk.ledger.claim(20, 60)
+    desk.worker._running.update({claim.key: claim for claim in claims})
+    enough = 20 - desk.server.pipeline.settings.pool - worker.READY
+    for claim in claims[:enough]:
+        desk.worker._make(claim)
+        assert desk.worker._due == desk.worker._times[0] + worker.GATHER_SECONDS
+    before = time.monotonic()
+    desk.worker._make(claims[enough])
+    assert before <= desk.worker._due <= time.monotonic()
+
+
 def test_what_an_image_has_come_to_is_kept_while_the_ledger_does_not_answer(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
