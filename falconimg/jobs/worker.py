@@ -25,8 +25,8 @@ from falconimg.stores import Store
 if TYPE_CHECKING:
     from falconimg.jobs.ledger import Ledger
 
-WRITING, WRITING_FAR = 1, 4
-"""Threads beyond FALCONIMG_POOL: so many wait while others make pictures, for a disk here or for other machines."""
+WAITING, WAITING_FAR = 1, 4
+"""For the disk, or for other machines: so many images are written, and so many read, while FALCONIMG_POOL are made."""
 READY = 2
 """Images that are ready for their turn, at least."""
 AHEAD = 16
@@ -153,10 +153,10 @@ class Worker:
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
         far = any(settings.object_stores) or settings.http_hosts or ledger.file is None
-        self.pipeline = Pipeline(replace(settings, pool=settings.pool + (WRITING_FAR if far else WRITING)), store)
+        waiting = WAITING_FAR if far else WAITING
+        self.pipeline = Pipeline(replace(settings, pool=settings.pool + waiting), store)
         self.keeper = Keeper(self.settings, ledger)
-        # one plans its image meanwhile; from afar several read theirs
-        self._threads = ThreadPoolExecutor(self.pipeline.settings.pool + (WRITING_FAR if far else WRITING), "job")
+        self._threads = ThreadPoolExecutor(self.pipeline.settings.pool + waiting, "job")
         self._stopping = False
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int, int], Claim] = {}  # also what has ended, until that is on record
