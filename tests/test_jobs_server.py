@@ -422,7 +422,7 @@ def test_servers_of_two_versions_of_the_ledger_do_not_share_one(tmp_path: Path) 
         connection.execute("UPDATE ledger SET version = 99")
     environ = {
         **os.environ, "FALCONIMG_ROOT": str(tmp_path), "FALCONIMG_LEDGER": str(tmp_path / "jobs.db"),
-        "FALCONIMG_JOBS": "on",
+        "FALCONIMG_JOBS": "on", "FALCONIMG_BIND": f"127.0.0.1:{free_port()}",
     }  # fmt: skip
     for command in (
         ["-m", "gunicorn", "-c", "python:falconimg.gunicorn_conf"],
